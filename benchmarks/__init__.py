@@ -1,4 +1,4 @@
-"""Benchmarks of nextchar and its peers; each program prints one table and one JSON line."""
+"""Benchmarks of nextchar and its peers, each printing one table and one JSON line; and what trains the base models."""
 
 import sys
 

@@ -17,10 +17,7 @@ export function enableConnectionBanner(banner, onReconnect) {
   window.addEventListener("nextchar:unreachable", async () => {
     if (isUnreachable) return;
     isUnreachable = true;
-    replace(
-      banner,
-      h("p", { class: "banner" }, "The service does not respond. Nothing you entered is lost. Reconnecting…"),
-    );
+    replace(banner, h("p.banner", "The service does not respond. Nothing you entered is lost. Reconnecting…"));
     while (isUnreachable) {
       await delay(RETRY_MS);
       const response = await fetch("/healthz").catch(() => null);

@@ -6,29 +6,28 @@
  */
 
 /**
- * Return an HTML element. `on…` adds a listener, true adds an empty attribute, false and null add none;
- * `value`, `checked`, `selected` and `indeterminate` are set as properties.
+ * Return an HTML element; its tag may name classes, and its properties may be left out. `on…` adds a listener, true adds
+ * an empty attribute, false and null add none; `value`, `checked`, `selected` and `indeterminate` are set as properties.
+ * A button submits no form unless its `type` says so.
  *
- * @example h('a', {href: '#/models', class: 'button'}, 'Models')
+ * @example h("a.button.small", { href: "#/models" }, "Models"), h("p", "No model yet")
  * @param {string} tag
- * @param {Properties} [properties]
- * @param {...Child} children
+ * @param {...(Properties | Child)} content properties, then children
  * @returns {any} the element
  */
-export function h(tag, properties = {}, ...children) {
-  return initialize(document.createElement(tag), properties, children);
+export function h(tag, ...content) {
+  return element("http://www.w3.org/1999/xhtml", tag, content);
 }
 
 /**
- * Return an SVG element. Properties and children as for `h`.
+ * Return an SVG element. Arguments as for `h`.
  *
  * @param {string} tag
- * @param {Properties} [properties]
- * @param {...Child} children
+ * @param {...(Properties | Child)} content
  * @returns {any}
  */
-export function svg(tag, properties = {}, ...children) {
-  return initialize(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+export function svg(tag, ...content) {
+  return element("http://www.w3.org/2000/svg", tag, content);
 }
 
 /**
@@ -61,17 +60,22 @@ export function uniqueId(prefix) {
 
 const SET_AS_PROPERTIES = new Set(["value", "checked", "selected", "indeterminate"]);
 
-function initialize(element, properties, children) {
+function element(namespace, tag, content) {
+  const [name, ...classes] = tag.split(".");
+  const [properties, ...children] = content[0]?.constructor === Object ? content : [{}, ...content];
+  const made = document.createElementNS(namespace, name);
+  if (classes.length) made.setAttribute("class", classes.join(" "));
+  if (name === "button") made.setAttribute("type", "button");
   for (const [name, value] of Object.entries(properties)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (SET_AS_PROPERTIES.has(name)) element[name] = value;
-    else if (value === true) element.setAttribute(name, "");
-    else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, String(value));
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (SET_AS_PROPERTIES.has(name)) made[name] = value;
+    else if (value === true) made.setAttribute(name, "");
+    else if (value !== false && value !== null && value !== undefined) made.setAttribute(name, String(value));
   }
-  element.append(...toNodes(children));
+  made.append(...toNodes(children));
   // A select accepts a value only after its options are added.
-  if (element instanceof HTMLSelectElement && "value" in properties) element.value = properties.value;
-  return element;
+  if (made instanceof HTMLSelectElement && "value" in properties) made.value = properties.value;
+  return made;
 }
 
 function toNodes(children) {

@@ -80,9 +80,9 @@ function listRooms(spec) {
   const link = ({ name, description }) => {
     const scroll = () =>
       document.querySelector(`#reference [data-tag="${CSS.escape(name)}"]`)?.scrollIntoView({ behavior: "smooth" });
-    return h("li", {}, h("button", { type: "button", title: description, onclick: scroll }, name));
+    return h("li", h("button", { title: description, onclick: scroll }, name));
   };
-  replace(rooms, h("ul", {}, spec.tags.map(link)));
+  replace(rooms, h("ul", spec.tags.map(link)));
 }
 
 function errorResponses(spec) {

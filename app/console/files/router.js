@@ -76,12 +76,12 @@ export function startRouter(main, routes, onNavigate) {
     onNavigate(path);
     document.title = `${title} · nextchar`;
     main.setAttribute("aria-busy", "true");
-    const timer = setTimeout(() => replace(main, h("p", { class: "loading" }, "Loading…")), LOADING_DELAY_MS);
+    const timer = setTimeout(() => replace(main, h("p.loading", "Loading…")), LOADING_DELAY_MS);
     let node;
     try {
       node = await view({ params, query: new URLSearchParams(query), signal, reload: show });
     } catch (error) {
-      node = h("div", { class: "view" }, h("h1", {}, title), errorBox(error, { retry: show }));
+      node = h("div.view", h("h1", title), errorBox(error, { retry: show }));
       if (!signal.aborted && error.status === undefined) console.error(error);
     } finally {
       clearTimeout(timer);

@@ -67,13 +67,12 @@ export function isTyping({ target }) {
 
 function showShortcuts() {
   const rows = [...VIEW_SHORTCUTS.map(([key, , label]) => [`g ${key}`, label]), ...OTHER_KEYS];
-  const keys = (names) => names.split(" ").map((name) => [h("kbd", {}, name), " "]);
+  const keys = (names) => names.split(" ").map((name) => [h("kbd", name), " "]);
   showDialog(
     "Keyboard shortcuts",
     h(
-      "dl",
-      { class: "shortcut-list" },
-      rows.map(([names, label]) => [h("dt", {}, keys(names)), h("dd", {}, label)]),
+      "dl.shortcut-list",
+      rows.map(([names, label]) => [h("dt", keys(names)), h("dd", label)]),
     ),
   );
 }

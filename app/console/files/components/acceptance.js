@@ -4,6 +4,7 @@ import { h } from "../dom.js";
 import { decimal, integer, percent } from "../format.js";
 import { fact } from "./facts.js";
 import { lineChart } from "./line-chart.js";
+import { scrollable, table } from "./table.js";
 
 const DAY_MS = 86_400_000;
 const MAX_VERSIONS = 6; // lines of the chart, as there are colors
@@ -17,13 +18,12 @@ export function acceptance(found) {
   const { total, days } = found;
   if (!total.shown) return null;
   return h(
-    "section",
-    { class: "card stack", "aria-label": "Acceptance" },
-    h("h2", {}, "Acceptance"),
-    h("p", { class: "muted small" }, `Suggestions of all versions of ${found.model}, in the last ${days} days.`),
+    "section.card.stack",
+    { "aria-label": "Acceptance" },
+    h("h2", "Acceptance"),
+    h("p.muted.small", `Suggestions of all versions of ${found.model}, in the last ${days} days.`),
     h(
-      "dl",
-      { class: "facts" },
+      "dl.facts",
       fact("Shown", integer(total.shown)),
       fact("Accepted", rate(total.acceptance_rate)),
       fact("Still there after a minute", rate(total.kept_rate)),
@@ -32,8 +32,8 @@ export function acceptance(found) {
       total.latency_ms && fact("Latency, 99 %", `${decimal(total.latency_ms.p99, 1)} ms`),
     ),
     byDay(found),
-    table("Version", found.versions, (row) => row.model),
-    table("Client", found.clients, (row) => row.client ?? "not named"),
+    byName("Version", found.versions, (row) => row.model),
+    byName("Client", found.clients, (row) => row.client ?? "not named"),
   );
 }
 
@@ -61,36 +61,18 @@ function byDay({ by_day: rows, versions }) {
   return chart.node;
 }
 
-function table(label, rows, name) {
-  return h(
-    "div",
-    { class: "scrollable", tabindex: 0, role: "region", "aria-label": `Acceptance by ${label.toLowerCase()}` },
-    h(
-      "table",
-      {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          [label, "Shown", "Accepted", "Kept", "Characters saved"].map((title) => h("th", { scope: "col" }, title)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        rows.map((row) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, name(row)),
-            [integer(row.shown), rate(row.acceptance_rate), rate(row.kept_rate), integer(row.characters_saved)].map(
-              (text) => h("td", { class: "number" }, text),
-            ),
-          ),
-        ),
-      ),
+function byName(label, rows, name) {
+  return scrollable(
+    `Acceptance by ${label.toLowerCase()}`,
+    table(
+      [label, "Shown", "Accepted", "Kept", "Characters saved"],
+      rows.map((row) => [
+        name(row),
+        integer(row.shown),
+        rate(row.acceptance_rate),
+        rate(row.kept_rate),
+        integer(row.characters_saved),
+      ]),
     ),
   );
 }

@@ -108,14 +108,14 @@ async function confirmDecision(alerts, decision, signal) {
 function valueChoices({ covered, others, other_lines: otherLines }) {
   const box = (value, isTicked, ...label) => {
     const input = h("input", { type: "checkbox", value, checked: isTicked });
-    return { input, item: h("li", {}, h("label", {}, input, " ", ...label)) };
+    return { input, item: h("li", h("label", input, " ", ...label)) };
   };
   const boxes = [...covered, ...others].map(({ value, line, count: number, estimated_p_value: pValue }, i) =>
     box(
       value,
       i < covered.length,
-      h("span", { class: "mono small" }, line),
-      h("span", { class: "small muted" }, ` ${count(number, "line")}, rarest ${rarity(pValue)}`),
+      h("span.mono.small", line),
+      h("span.small.muted", ` ${count(number, "line")}, rarest ${rarity(pValue)}`),
     ),
   );
   const hasOthers = others.length > 0 || otherLines > 0;
@@ -125,8 +125,7 @@ function valueChoices({ covered, others, other_lines: otherLines }) {
   });
   return {
     content: h(
-      "ul",
-      { class: "stack tight covered" },
+      "ul.stack.tight.covered",
       boxes.map(({ item }) => item),
       hasOthers && all.item,
     ),
@@ -141,11 +140,9 @@ function valueChoices({ covered, others, other_lines: otherLines }) {
 
 function titlesOf(alerts) {
   return h(
-    "ul",
-    { class: "stack tight covered" },
-    alerts.slice(0, MAX_COVERED).map(({ title }) => h("li", { class: "mono small" }, title)),
-    alerts.length > MAX_COVERED &&
-      h("li", { class: "small muted" }, `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
+    "ul.stack.tight.covered",
+    alerts.slice(0, MAX_COVERED).map(({ title }) => h("li.mono.small", title)),
+    alerts.length > MAX_COVERED && h("li.small.muted", `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
   );
 }
 

@@ -36,16 +36,13 @@ export function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
  */
 export function exampleList({ examples }) {
   return h(
-    "ul",
-    { class: "stack tight examples" },
+    "ul.stack.tight.examples",
     examples.map(({ line, spans, p_value: pValue, score, source, line_time: lineTime }) =>
       h(
         "li",
-        {},
-        h("p", { class: "log-text mono" }, maskedLine(line, spans)),
+        h("p.log-text.mono", maskedLine(line, spans)),
         h(
-          "p",
-          { class: "small muted number" },
+          "p.small.muted.number",
           [rarity(pValue), `score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)]
             .filter(Boolean)
             .join(" · "),
@@ -61,9 +58,9 @@ export function exampleList({ examples }) {
  * @param {{signal: AbortSignal, onDecided: () => void, onClose: () => void}} options
  */
 export function alertDetails({ signal, onDecided, onClose }) {
-  const node = h("aside", { class: "card stack alert-details", "aria-label": "Alert", hidden: true });
-  const status = h("div", {});
-  const around = h("div", {});
+  const node = h("aside.card.stack.alert-details", { "aria-label": "Alert", hidden: true });
+  const status = h("div");
+  const around = h("div");
   /** @type {any} */ let alert = null;
   let drawn = "";
 
@@ -87,11 +84,10 @@ export function alertDetails({ signal, onDecided, onClose }) {
       h("li", { class: `log-text mono ${isFlagged ? "strong" : "muted"}` }, text);
     replace(
       around,
-      lines && h("h3", {}, "Before and after"),
+      lines && h("h3", "Before and after"),
       lines &&
         h(
-          "ol",
-          { class: "stack tight examples" },
+          "ol.stack.tight.examples",
           lines.before.map((one) => row(one)),
           row(lines.line, true),
           lines.after.map((one) => row(one)),
@@ -104,43 +100,31 @@ export function alertDetails({ signal, onDecided, onClose }) {
     replace(
       node,
       h(
-        "div",
-        { class: "row apart" },
+        "div.row.apart",
         h(
-          "div",
-          { class: "row" },
+          "div.row",
           severityBadge(alert.severity),
-          alert.state !== "open" && h("span", { class: "badge" }, alert.state),
-          alert.label && h("span", { class: "badge" }, alert.label),
+          alert.state !== "open" && h("span.badge", alert.state),
+          alert.label && h("span.badge", alert.label),
         ),
-        h("button", { type: "button", class: "icon", "aria-label": "Close the details", onclick: onClose }, "×"),
+        h("button.icon", { "aria-label": "Close the details", onclick: onClose }, "×"),
       ),
+      h("h2.mono.alert-title.log-text", rarest ? maskedLine(rarest.line, rarest.spans) : maskedLine(alert.template)),
+      rarest && h("p.mono.small.muted.template", maskedLine(alert.template)),
       h(
-        "h2",
-        { class: "mono alert-title log-text" },
-        rarest ? maskedLine(rarest.line, rarest.spans) : maskedLine(alert.template),
-      ),
-      rarest && h("p", { class: "mono small muted template" }, maskedLine(alert.template)),
-      h(
-        "div",
-        { class: "row alert-actions" },
+        "div.row.alert-actions",
         alert.acknowledged_at === null &&
-          h(
-            "button",
-            { type: "button", class: "button small", onclick: () => act({ action: "acknowledge" }) },
-            "Acknowledge",
-          ),
+          h("button.button.small", { onclick: () => act({ action: "acknowledge" }) }, "Acknowledge"),
         decisionControls(alert.label, act),
       ),
       status,
       h(
-        "dl",
-        { class: "facts plain" },
+        "dl.facts.plain",
         fact("Lines", count(alert.count, "line")),
         fact("Rarest line", alertRarity(alert)),
         fact("First seen", timeAgo(alert.first_seen)),
         fact("Last seen", timeAgo(alert.last_seen)),
-        fact("Anomalous word", h("code", {}, maskedLine(alert.span))),
+        fact("Anomalous word", h("code", maskedLine(alert.span))),
         alert.sources.length > 0 && fact("From", alert.sources.join(", ")),
         alert.acknowledged_at !== null &&
           fact("Acknowledged", [
@@ -150,12 +134,7 @@ export function alertDetails({ signal, onDecided, onClose }) {
         alert.suppressed_until !== null && fact("Suppressed until", dateTime(alert.suppressed_until)),
       ),
       sparkline(alert.counts, alert.interval_s),
-      h(
-        "div",
-        { class: "row apart" },
-        h("h3", {}, "Examples"),
-        h("a", { class: "small", href: linesAddress(alert) }, "Flagged lines"),
-      ),
+      h("div.row.apart", h("h3", "Examples"), h("a.small", { href: linesAddress(alert) }, "Flagged lines")),
       exampleList(alert),
       around,
     );

@@ -17,7 +17,7 @@ function share({ model, share }) {
  * @param {(action: () => Promise<void>) => Promise<void>} attempt runs an action and shows its error
  */
 export function aliasList(model, aliases, attempt) {
-  const list = h("ul", { class: "list" });
+  const list = h("ul.list");
   const path = (...rest) => apiPath("/v1/models", model.name, "aliases", ...rest);
 
   function show(moved) {
@@ -42,22 +42,12 @@ export function aliasList(model, aliases, attempt) {
 
   function item(one) {
     const button = (label, action) =>
-      h(
-        "button",
-        { class: "button", type: "button", "aria-label": `${label}: ${one.id}`, onclick: () => action(one.id) },
-        label,
-      );
+      h("button.button", { "aria-label": `${label}: ${one.id}`, onclick: () => action(one.id) }, label);
     return h(
-      "li",
-      { class: "row apart" },
-      h("span", {}, h("span", { class: "strong" }, one.id), " → ", one.target, share(one)),
-      h("span", { class: "muted small" }, dateTime(one.moved_at), one.moved_by && ` · ${one.moved_by}`),
-      h(
-        "span",
-        { class: "row" },
-        one.version !== model.version && button("Move here", moveHere),
-        button("Roll back", rollBack),
-      ),
+      "li.row.apart",
+      h("span", h("span.strong", one.id), " → ", one.target, share(one)),
+      h("span.muted.small", dateTime(one.moved_at), one.moved_by && ` · ${one.moved_by}`),
+      h("span.row", one.version !== model.version && button("Move here", moveHere), button("Roll back", rollBack)),
     );
   }
 
@@ -67,11 +57,10 @@ export function aliasList(model, aliases, attempt) {
 
   render();
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Aliases"),
-    h("p", { class: "muted small" }, "Names that point to a version, such as champion, and can be moved to another one."),
+    "section.card.stack",
+    h("h2", "Aliases"),
+    h("p.muted.small", "Names that point to a version, such as champion, and can be moved to another one."),
     list,
-    h("button", { class: "button", type: "button", onclick: add }, "Set alias…"),
+    h("button.button", { onclick: add }, "Set alias…"),
   );
 }

@@ -67,7 +67,7 @@ function falseAlarmThreshold(log, { value, flagsRepeats, onChange }) {
   const typed = field({
     name: "rate-percent",
     label: "Rate in percent",
-    control: h("input", { type: "text", inputmode: "decimal", autocomplete: "off", class: "number", size: 8 }),
+    control: h("input.number", { type: "text", inputmode: "decimal", autocomplete: "off", size: 8 }),
   });
 
   function show({ exceptTyped = false } = {}) {
@@ -104,7 +104,7 @@ function falseAlarmThreshold(log, { value, flagsRepeats, onChange }) {
   const isRepeat = (row) => !flagsRepeats() && isBelow(row) && log.isRepeat[row] === 1;
 
   return {
-    node: h("div", { class: "threshold" }, slider.node, typed.node),
+    node: h("div.threshold", slider.node, typed.node),
     scoreMeaning: "Rarity: 1 in N normal lines has at least this score",
     value: () => rate,
     isFlagged: (row) => isBelow(row) && !isRepeat(row),

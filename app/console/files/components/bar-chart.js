@@ -14,25 +14,19 @@ const MIN_WIDTH_PERCENT = 0.4; // so that a bar of nearly zero can be seen
  */
 export function characterDistribution(candidates, { onChoose } = {}) {
   return h(
-    "ol",
-    { class: "bars characters" },
+    "ol.bars.characters",
     candidates.map(({ character, probability }) => {
       const content = [
-        h("span", { class: "glyph mono", "aria-hidden": "true" }, placeholders([visibleCharacter(character)])),
+        h("span.glyph.mono", { "aria-hidden": "true" }, placeholders([visibleCharacter(character)])),
         bar(probability),
-        h("span", { class: "number small", "aria-hidden": "true" }, percent(probability)),
-        h("span", { class: "visually-hidden" }, `${characterName(character)}, ${percent(probability)}`),
+        h("span.number.small", { "aria-hidden": "true" }, percent(probability)),
+        h("span.visually-hidden", `${characterName(character)}, ${percent(probability)}`),
       ];
       return h(
         "li",
-        {},
         onChoose
-          ? h(
-              "button",
-              { type: "button", class: "bar-row", title: "Insert", onclick: () => onChoose(character) },
-              content,
-            )
-          : h("div", { class: "bar-row" }, content),
+          ? h("button.bar-row", { title: "Insert", onclick: () => onChoose(character) }, content)
+          : h("div.bar-row", content),
       );
     }),
   );
@@ -46,13 +40,12 @@ export function characterDistribution(candidates, { onChoose } = {}) {
 export function comparisonBars(rows) {
   const max = Math.max(...rows.map((row) => row.value));
   return h(
-    "ul",
-    { class: "bars" },
+    "ul.bars",
     rows.map(({ name, value, label, isHighlighted }) =>
       h(
         "li",
         { class: isHighlighted ? "highlighted" : "" },
-        h("span", { class: "row apart" }, h("span", {}, name), h("span", { class: "number" }, label)),
+        h("span.row.apart", h("span", name), h("span.number", label)),
         bar(value / max),
       ),
     ),
@@ -60,7 +53,7 @@ export function comparisonBars(rows) {
 }
 
 function bar(share) {
-  const fill = h("span", { class: "fill" });
+  const fill = h("span.fill");
   fill.style.width = `${Math.max(MIN_WIDTH_PERCENT, Math.min(100, share * 100))}%`;
-  return h("span", { class: "track", "aria-hidden": "true" }, fill);
+  return h("span.track", { "aria-hidden": "true" }, fill);
 }

@@ -22,10 +22,9 @@ export function baselines(report) {
     ...measured.map(([key, value]) => ({ name: nameOf(key, report), value })),
   ];
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Baselines"),
-    h("p", { class: "muted small" }, "Bits per character on the same held-out text; lower is better."),
+    "section.card.stack",
+    h("h2", "Baselines"),
+    h("p.muted.small", "Bits per character on the same held-out text; lower is better."),
     comparisonBars(rows.map((row) => ({ ...row, label: bits(row.value) })).sort((a, b) => a.value - b.value)),
   );
 }

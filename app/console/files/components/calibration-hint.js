@@ -8,14 +8,9 @@ export function calibrationHint(onCalibrate) {
   return hintBox(
     h(
       "p",
-      {},
       "This model is not calibrated, so lines are compared by bits per character. " +
         "To set a false-alarm rate, calibrate the model on normal lines.",
     ),
-    h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "button small", onclick: onCalibrate }, "Calibrate on these lines"),
-    ),
+    h("div.row", h("button.button.small", { onclick: onCalibrate }, "Calibrate on these lines")),
   );
 }

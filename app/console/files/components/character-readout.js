@@ -6,14 +6,14 @@ import { characterDistribution } from "./bar-chart.js";
 
 /** Return the readout, and `show(line, index)` that fills it; `line` is a Detail with the `number` of its line. */
 export function characterReadout() {
-  const node = h("div", { class: "stack tight", "aria-live": "polite" }, hint());
+  const node = h("div.stack.tight", { "aria-live": "polite" }, hint());
 
   function show(line, index) {
     const expected = line.expected?.[line.offsets[index]];
     replace(
       node,
       surprisalOf(line, index),
-      expected && [h("p", { class: "small muted" }, "Expected here:"), characterDistribution(expected)],
+      expected && [h("p.small.muted", "Expected here:"), characterDistribution(expected)],
     );
   }
 
@@ -22,8 +22,7 @@ export function characterReadout() {
 
 function hint() {
   return h(
-    "p",
-    { class: "muted" },
+    "p.muted",
     "Point at a character, or move to it with the left and right arrow keys, to see what the model expected in its place.",
   );
 }
@@ -31,14 +30,13 @@ function hint() {
 function surprisalOf(line, index) {
   const character = line.characters[index];
   return [
-    h("h3", {}, "Line ", integer(line.number), ", character ", integer(index + 1)),
+    h("h3", "Line ", integer(line.number), ", character ", integer(index + 1)),
     h(
       "p",
-      {},
-      h("span", { class: "glyph mono", "aria-hidden": "true" }, visibleCharacter(character)),
-      h("span", { class: "visually-hidden" }, characterName(character)),
+      h("span.glyph.mono", { "aria-hidden": "true" }, visibleCharacter(character)),
+      h("span.visually-hidden", characterName(character)),
       ` surprisal ${bits(line.bits[index])} bits, `,
-      h("span", { class: "muted" }, `probability ${probabilityText(line.bits[index])}`),
+      h("span.muted", `probability ${probabilityText(line.bits[index])}`),
     ),
   ];
 }

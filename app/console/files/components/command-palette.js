@@ -27,7 +27,7 @@ function openPalette() {
   /** @type {Entry[]} */ let shown = [];
   let selected = 0;
   const stop = new AbortController();
-  const list = h("ul", { role: "listbox", id: "palette-list", "aria-label": "Results", class: "palette-list" });
+  const list = h("ul.palette-list", { role: "listbox", id: "palette-list", "aria-label": "Results" });
   const input = h("input", {
     type: "text",
     role: "combobox",
@@ -42,7 +42,7 @@ function openPalette() {
     oninput: () => draw(0),
     onkeydown: pressed,
   });
-  const dialog = h("dialog", { class: "palette", "aria-label": "Command palette" }, input, list);
+  const dialog = h("dialog.palette", { "aria-label": "Command palette" }, input, list);
 
   function draw(index) {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -60,12 +60,12 @@ function openPalette() {
             "aria-selected": String(number === selected),
             onclick: () => choose(entry),
           },
-          h("span", { class: "small muted" }, entry.kind),
-          h("span", { class: "palette-label" }, entry.label),
-          entry.note && h("span", { class: "small muted" }, entry.note),
+          h("span.small.muted", entry.kind),
+          h("span.palette-label", entry.label),
+          entry.note && h("span.small.muted", entry.note),
         ),
       ),
-      shown.length === 0 && h("li", { class: "muted", role: "option", "aria-disabled": "true" }, "Nothing found"),
+      shown.length === 0 && h("li.muted", { role: "option", "aria-disabled": "true" }, "Nothing found"),
     );
     if (shown.length) input.setAttribute("aria-activedescendant", `palette-${selected}`);
     else input.removeAttribute("aria-activedescendant");

@@ -19,8 +19,8 @@ const SHOWN_PROMPT_CHARACTERS = 80;
  *   returns the fields of `/complete`
  */
 export function continuationColumns({ models, model, promptText, options, onInsert, signal }) {
-  const node = h("div", { class: "columns" });
-  const compareField = h("div", { class: "stack tight" });
+  const node = h("div.columns");
+  const compareField = h("div.stack.tight");
   const others = new Set();
   let running = new AbortController();
 
@@ -47,10 +47,8 @@ export function continuationColumns({ models, model, promptText, options, onInse
 
   function column(id) {
     const removeButton = h(
-      "button",
+      "button.link.small",
       {
-        type: "button",
-        class: "link small",
         "aria-label": `Remove ${id}`,
         onclick: () => {
           others.delete(id);
@@ -60,14 +58,10 @@ export function continuationColumns({ models, model, promptText, options, onInse
       "Remove",
     );
     return h(
-      "section",
-      { class: "card stack tight", "data-model": id, "aria-label": `Continuation by ${id}` },
-      h("div", { class: "row apart" }, h("h2", {}, id), id !== model && removeButton),
-      h(
-        "div",
-        { class: "output" },
-        h("p", { class: "muted small" }, "“Generate” continues your text from the cursor."),
-      ),
+      "section.card.stack.tight",
+      { "data-model": id, "aria-label": `Continuation by ${id}` },
+      h("div.row.apart", h("h2", id), id !== model && removeButton),
+      h("div.output", h("p.muted.small", "“Generate” continues your text from the cursor.")),
     );
   }
 
@@ -81,10 +75,10 @@ export function continuationColumns({ models, model, promptText, options, onInse
 
   async function continueIn(section, text, abort) {
     const output = section.querySelector(".output");
-    const generated = h("span", { class: "generated" });
-    const footer = h("div", { class: "row apart small muted" });
-    const prompt = h("span", { class: "muted" }, lastCharacters(text, SHOWN_PROMPT_CHARACTERS));
-    const paragraph = h("p", { class: "continuation", "aria-busy": "true" }, prompt, generated);
+    const generated = h("span.generated");
+    const footer = h("div.row.apart.small.muted");
+    const prompt = h("span.muted", lastCharacters(text, SHOWN_PROMPT_CHARACTERS));
+    const paragraph = h("p.continuation", { "aria-busy": "true" }, prompt, generated);
     replace(output, paragraph, footer);
     const startedAt = performance.now();
     /** @type {number | undefined} */ let firstAt;
@@ -98,13 +92,8 @@ export function continuationColumns({ models, model, promptText, options, onInse
       });
       replace(
         footer,
-        h(
-          "span",
-          { class: "number" },
-          finished && summaryOf(finished),
-          firstAt && `, ${speedOf(finished, startedAt, firstAt)}`,
-        ),
-        h("button", { type: "button", class: "link", onclick: () => onInsert(generated.textContent) }, "Insert"),
+        h("span.number", finished && summaryOf(finished), firstAt && `, ${speedOf(finished, startedAt, firstAt)}`),
+        h("button.link", { onclick: () => onInsert(generated.textContent) }, "Insert"),
       );
     } catch (error) {
       if (abort.aborted) return;

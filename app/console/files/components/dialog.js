@@ -20,7 +20,7 @@ export async function confirmAction({ title, text, action }) {
  * @returns {Promise<string>}
  */
 export function chooseAction({ title, text, content, actions }) {
-  return openDialog(title, [h("p", {}, text), ...(content ? [content] : [])], [["", "Go back", "button"], ...actions]);
+  return openDialog(title, [h("p", text), ...(content ? [content] : [])], [["", "Go back", "button"], ...actions]);
 }
 
 /**
@@ -31,10 +31,10 @@ export function chooseAction({ title, text, content, actions }) {
  */
 export async function askForText({ title, text, label, action, value = "", type = "text" }) {
   const input = h("input", { type, value, required: true, autocomplete: "off", spellcheck: "false", autofocus: true });
-  const field = h("label", { class: "field" }, h("span", {}, label), input);
+  const field = h("label.field", h("span", label), input);
   const choice = await openDialog(
     title,
-    [h("p", {}, text), field],
+    [h("p", text), field],
     [
       ["", "Cancel", "button"],
       ["confirm", action, "button primary"],
@@ -55,15 +55,14 @@ function openDialog(title, content, buttons) {
       "dialog",
       { "aria-labelledby": id },
       h(
-        "form",
-        { method: "dialog", class: "stack" },
+        "form.stack",
+        { method: "dialog" },
         h("h2", { id }, title),
         ...content,
         h(
-          "div",
-          { class: "row right" },
+          "div.row.right",
           buttons.map(([value, label, style]) =>
-            h("button", { class: style, value, ...(value ? {} : { formnovalidate: true }) }, label),
+            h("button", { type: "submit", class: style, value, formnovalidate: !value }, label),
           ),
         ),
       ),

@@ -16,23 +16,20 @@ const FILE_ICON =
  *   `withSample` adds buttons that upload the sample text and the sample log
  */
 export function dropzone({ onUploaded, signal, withSample = false }) {
-  const input = h("input", {
+  const input = h("input.visually-hidden", {
     type: "file",
-    class: "visually-hidden",
     id: "file",
     onchange: () => takeFiles(input.files),
   });
-  const status = h("div", { class: "stack tight", "aria-live": "polite" });
+  const status = h("div.stack.tight", { "aria-live": "polite" });
   const zone = h(
-    "div",
-    { class: "dropzone" },
+    "div.dropzone",
     fileIcon(),
-    h("p", { class: "strong" }, "Drop a text file here"),
-    h("p", { class: "muted small" }, "UTF-8 plain text, optionally gzipped: logs, names, code, prose."),
+    h("p.strong", "Drop a text file here"),
+    h("p.muted.small", "UTF-8 plain text, optionally gzipped: logs, names, code, prose."),
     h(
-      "div",
-      { class: "row center" },
-      h("label", { class: "button", for: "file" }, "Choose a file"),
+      "div.row.center",
+      h("label.button", { for: "file" }, "Choose a file"),
       input,
       withSample && [
         sampleButton("Use the sample text", uploadSampleText, "the sample text"),
@@ -54,7 +51,7 @@ export function dropzone({ onUploaded, signal, withSample = false }) {
   });
 
   function sampleButton(label, send, name) {
-    return h("button", { type: "button", class: "button", onclick: () => upload(send, name) }, label);
+    return h("button.button", { onclick: () => upload(send, name) }, label);
   }
 
   function takeFiles(files) {
@@ -79,17 +76,12 @@ export function dropzone({ onUploaded, signal, withSample = false }) {
     const cancel = new AbortController();
     signal.addEventListener("abort", () => cancel.abort(), { once: true });
     const bar = h("progress", { max: 1, value: 0, "aria-label": `Upload of ${name}` });
-    const progressText = h("span", { class: "small number" }, "Checking the file");
+    const progressText = h("span.small.number", "Checking the file");
     replace(
       status,
-      h("p", { class: "small" }, `Uploading ${name}`),
+      h("p.small", `Uploading ${name}`),
       bar,
-      h(
-        "div",
-        { class: "row center" },
-        progressText,
-        h("button", { type: "button", class: "button small", onclick: () => cancel.abort() }, "Cancel"),
-      ),
+      h("div.row.center", progressText, h("button.button.small", { onclick: () => cancel.abort() }, "Cancel")),
     );
     const startedAt = performance.now();
     try {
@@ -109,14 +101,10 @@ export function dropzone({ onUploaded, signal, withSample = false }) {
     } catch (error) {
       if (signal.aborted) return;
       if (isAbort(error)) {
-        replace(status, h("p", { class: "small" }, "Upload cancelled. Nothing was stored."));
+        replace(status, h("p.small", "Upload cancelled. Nothing was stored."));
         return;
       }
-      const asBytes = h(
-        "button",
-        { type: "button", class: "button small", onclick: () => upload(sendAsBytes, name) },
-        "Upload as bytes",
-      );
+      const asBytes = h("button.button.small", { onclick: () => upload(sendAsBytes, name) }, "Upload as bytes");
       replace(status, errorBox(error, { actions: error.code === "corpus_not_utf8" && sendAsBytes ? [asBytes] : [] }));
     }
   }

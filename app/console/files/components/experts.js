@@ -27,15 +27,13 @@ export function experts({ experts: measured, mixture_weights: weights, network }
     }));
   if (!rows.length) return null;
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Experts"),
-    h("p", { class: "muted small" }, "Bits per character on the same held-out text; lower is better."),
+    "section.card.stack",
+    h("h2", "Experts"),
+    h("p.muted.small", "Bits per character on the same held-out text; lower is better."),
     comparisonBars(rows),
     weights === "default" &&
       h(
-        "p",
-        { class: "muted small" },
+        "p.muted.small",
         "The held-out text is too short to learn the weights of the experts; default weights are used.",
       ),
   );

@@ -21,16 +21,16 @@ import { h, replace, uniqueId } from "../dom.js";
 export function field({ name, label: labelText, control, help: helpText, unit }) {
   const id = control.id || uniqueId(name.replaceAll(".", "-"));
   control.id = id;
-  const error = h("p", { class: "field-error small", id: `${id}-error`, hidden: true });
-  const help = helpText && h("p", { class: "muted small", id: `${id}-help` }, helpText);
+  const error = h("p.field-error.small", { id: `${id}-error`, hidden: true });
+  const help = helpText && h("p.muted.small", { id: `${id}-help` }, helpText);
   if (help) control.setAttribute("aria-describedby", help.id);
   const label = h("label", { for: id }, labelText);
-  const input = unit ? h("div", { class: "input-with-unit" }, control, unit) : control;
+  const input = unit ? h("div.input-with-unit", control, unit) : control;
   return {
     name,
     label,
     control,
-    node: h("div", { class: "field" }, label, input, help, error),
+    node: h("div.field", label, input, help, error),
     setError(message) {
       error.hidden = !message;
       replace(error, message);
@@ -45,7 +45,7 @@ export function field({ name, label: labelText, control, help: helpText, unit })
 export function rangeField({ name, label, help, ...attributes }) {
   const control = h("input", { type: "range", ...attributes });
   const made = field({ name, label, control, help });
-  const output = h("output", { class: "number strong" });
+  const output = h("output.number.strong");
   made.label.append(": ", output);
   return {
     ...made,

@@ -41,7 +41,7 @@ export function generationOptions() {
   temperature.show(String(DEFAULT_TEMPERATURE));
 
   return {
-    node: h("div", { class: "generation-options" }, temperature.node, seed.node, length.node, until.node),
+    node: h("div.generation-options", temperature.node, seed.node, length.node, until.node),
     temperature: () => Number(temperature.control.value),
     body: () => ({
       temperature: Number(temperature.control.value),

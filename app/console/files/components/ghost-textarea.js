@@ -9,8 +9,7 @@ import { h } from "../dom.js";
  * @param {{model: string, value?: string, label: string, rows?: number}} options
  */
 export function ghostTextarea({ model, value = "", label, rows = 6 }) {
-  const area = h("textarea", {
-    class: "ghost-textarea",
+  const area = h("textarea.ghost-textarea", {
     rows,
     spellcheck: "false",
     autocomplete: "off",

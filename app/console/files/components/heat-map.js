@@ -57,9 +57,8 @@ export function heatRuns(characters, bits, spans, from, to) {
 /** Return the legend of the colors. */
 export function heatMapLegend() {
   return h(
-    "p",
-    { class: "row small heat-legend" },
-    h("span", { class: "muted" }, "Surprisal in bits"),
+    "p.row.small.heat-legend",
+    h("span.muted", "Surprisal in bits"),
     [0, ...THRESHOLDS].map((bits, index) => h("span", { class: `heat-${index}` }, index ? `${bits}+` : "< 1")),
   );
 }

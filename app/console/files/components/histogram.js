@@ -27,29 +27,24 @@ const MIN_DRAG_PX = 4;
  */
 export function histogram({ counts, format, onZoom, signal }) {
   const helpId = uniqueId("histogram-help");
-  const graphic = svg("svg", {
-    class: "chart histogram",
+  const graphic = svg("svg.chart.histogram", {
     tabindex: 0,
     role: "img",
     height: HEIGHT,
     "aria-describedby": helpId,
   });
-  const readout = h("p", { class: "small number", "aria-live": "polite" });
-  const reset = h(
-    "button",
-    { type: "button", class: "button small", hidden: true, onclick: () => zoom(null) },
-    "Reset zoom",
-  );
+  const readout = h("p.small.number", { "aria-live": "polite" });
+  const reset = h("button.button.small", { hidden: true, onclick: () => zoom(null) }, "Reset zoom");
   const help = h(
-    "p",
-    { class: "small muted", id: helpId },
+    "p.small.muted",
+    { id: helpId },
     "Drag to zoom. With the keyboard: arrow keys, with Shift to select, Enter to zoom, Esc to reset.",
   );
   const node = h(
-    "figure",
-    { class: "stack tight", "aria-label": "Lines over time" },
+    "figure.stack.tight",
+    { "aria-label": "Lines over time" },
     graphic,
-    h("div", { class: "row apart" }, readout, reset),
+    h("div.row.apart", readout, reset),
     help,
   );
   let width = 640;
@@ -115,8 +110,7 @@ export function histogram({ counts, format, onZoom, signal }) {
 
   function selectionBox([first, last]) {
     const binPx = width / bins();
-    return svg("rect", {
-      class: "brush",
+    return svg("rect.brush", {
       x: first * binPx,
       y: LABEL_PX,
       width: (last - first + 1) * binPx,
@@ -213,7 +207,7 @@ export function histogram({ counts, format, onZoom, signal }) {
 }
 
 function text(x, y, value, anchor = "start") {
-  return svg("text", { x, y, class: "axis-label", "text-anchor": anchor }, value);
+  return svg("text.axis-label", { x, y, "text-anchor": anchor }, value);
 }
 
 function max(values) {

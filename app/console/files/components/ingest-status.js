@@ -9,10 +9,9 @@ import { warningBox } from "./notice.js";
 export function ingestStatus(status) {
   const rate = status.per_second;
   return [
-    status.problem && warningBox(h("p", {}, status.problem.message)),
+    status.problem && warningBox(h("p", status.problem.message)),
     h(
-      "dl",
-      { class: "facts plain" },
+      "dl.facts.plain",
       fact("Accepted", `${integer(status.accepted)} (${decimal(rate.accepted, 1)} per second)`),
       fact("Scored", `${integer(status.scored)} (${decimal(rate.scored, 1)} per second)`),
       fact("Flagged", `${integer(status.flagged)} (${decimal(rate.flagged, 2)} per second)`),

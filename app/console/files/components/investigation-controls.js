@@ -21,7 +21,7 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
       checked: state[name],
       onchange: ({ target }) => onChange({ [name]: target.checked }),
     });
-  const labeled = (label, control) => h("label", { class: "checkbox-label" }, control, label);
+  const labeled = (label, control) => h("label.checkbox-label", control, label);
   const grouped = checkbox("grouped");
   const repeats = hasRepeats && checkbox("repeats");
   let timer = 0;
@@ -37,32 +37,22 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
     },
   });
   signal.addEventListener("abort", () => clearTimeout(timer));
-  const template = h("div", { class: "row", hidden: true });
-  const button = (label, format) =>
-    h("button", { type: "button", class: "button small", onclick: () => onExport(format) }, label);
+  const template = h("div.row", { hidden: true });
+  const button = (label, format) => h("button.button.small", { onclick: () => onExport(format) }, label);
 
   return {
     node: h(
-      "div",
-      { class: "stack tight" },
+      "div.stack.tight",
       h(
-        "div",
-        { class: "row apart" },
+        "div.row.apart",
         h(
-          "div",
-          { class: "row" },
+          "div.row",
           labeled("Flagged lines only", checkbox("flagged")),
           labeled("Most anomalous first", checkbox("byScore")),
           labeled("Group by template", grouped),
           repeats && labeled("Flag repeats", repeats),
         ),
-        h(
-          "div",
-          { class: "row" },
-          h("span", { class: "small muted" }, "Export"),
-          button("CSV", "csv"),
-          button("JSON", "json"),
-        ),
+        h("div.row", h("span.small.muted", "Export"), button("CSV", "csv"), button("JSON", "json")),
       ),
       search,
       template,
@@ -77,12 +67,8 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
       replace(
         template,
         text !== null && [
-          h("span", { class: "small" }, "Only lines like ", h("code", {}, text)),
-          h(
-            "button",
-            { type: "button", class: "button small", onclick: () => onChange({ like: null }) },
-            "Show all lines",
-          ),
+          h("span.small", "Only lines like ", h("code", text)),
+          h("button.button.small", { onclick: () => onChange({ like: null }) }, "Show all lines"),
         ],
       );
     },

@@ -64,9 +64,9 @@ export function investigation(run, { query, signal, onCalibrate }) {
     hasRepeats: log.isCalibrated,
     signal,
   });
-  const summary = h("p", { class: "number", role: "status" });
-  const messages = h("div", {});
-  const none = h("p", { class: "muted", hidden: true }, "No line matches these filters.");
+  const summary = h("p.number", { role: "status" });
+  const messages = h("div");
+  const none = h("p.muted", { hidden: true }, "No line matches these filters.");
   const chart = histogram({
     counts: countBins,
     format: positionText,
@@ -254,12 +254,11 @@ export function investigation(run, { query, signal, onCalibrate }) {
   }
 
   const node = h(
-    "div",
-    { class: "stack" },
+    "div.stack",
     h(
-      "section",
-      { class: "card stack", "aria-label": "Threshold and filters" },
-      h("h2", {}, run.source.isFile ? run.source.name : "Scored lines"),
+      "section.card.stack",
+      { "aria-label": "Threshold and filters" },
+      h("h2", run.source.isFile ? run.source.name : "Scored lines"),
       threshold.node,
       summary,
       !log.isCalibrated && calibrationHint(onCalibrate),

@@ -12,11 +12,11 @@ import { FINAL_STATUSES } from "./job-card.js";
  */
 export function jobActions(job, onAction) {
   const button = (action, label, style = "button") =>
-    h("button", { type: "button", class: style, disabled: Boolean(job.asked), onclick: () => onAction(action) }, label);
+    h("button", { class: style, disabled: Boolean(job.asked), onclick: () => onAction(action) }, label);
   if (FINAL_STATUSES.includes(job.status)) {
     return [
       job.status === "failed" && button("resume", "Resume"),
-      h("a", { class: "button", href: `#/train?corpus=${job.corpus}` }, "Train again"),
+      h("a.button", { href: `#/train?corpus=${job.corpus}` }, "Train again"),
     ];
   }
   return [

@@ -17,11 +17,11 @@ export const FINAL_STATUSES = ["succeeded", "failed", "cancelled"];
  * @param {{signal: AbortSignal}} options
  */
 export function jobCard(job, { signal }) {
-  const badge = h("span", {});
-  const details = h("div", { class: "stack tight" });
-  const curve = h("div", {});
-  const heading = h("h3", {}, h("a", { href: `#/jobs/${job.id}` }, job.name));
-  const node = h("article", { class: "item" }, h("div", { class: "row apart" }, heading, badge), curve, details);
+  const badge = h("span");
+  const details = h("div.stack.tight");
+  const curve = h("div");
+  const heading = h("h3", h("a", { href: `#/jobs/${job.id}` }, job.name));
+  const node = h("article.item", h("div.row.apart", heading, badge), curve, details);
   let isFollowed = false;
   const update = (latest) => {
     replace(badge, statusBadge(latest));
@@ -48,8 +48,7 @@ function jobDetails(job) {
   const progress = job.progress ?? {};
   return [
     h(
-      "p",
-      { class: "muted small number" },
+      "p.muted.small.number",
       [
         !job.model && // whose figure is another: the network is only a part of it
           Number.isFinite(progress.validation_bits_per_character) &&
@@ -63,7 +62,7 @@ function jobDetails(job) {
         .map((text) => `${text} · `),
       timeAgo(job.created_at),
     ),
-    job.error && h("p", { class: "small" }, job.error.message),
+    job.error && h("p.small", job.error.message),
     job.status === "running" &&
       progress.steps &&
       h("progress", {

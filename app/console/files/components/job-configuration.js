@@ -6,19 +6,17 @@ import { fact } from "./facts.js";
 /** @param {any} job */
 export function jobConfiguration(job) {
   return h(
-    "details",
-    { class: "card" },
-    h("summary", {}, "Configuration"),
+    "details.card",
+    h("summary", "Configuration"),
     h(
-      "div",
-      { class: "stack" },
-      h("p", {}, "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
-      job.kind && h("p", {}, "Kind: ", job.kind),
-      job.purpose && h("p", {}, "Purpose: ", job.purpose),
-      h("p", {}, "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
-      job.mixture === false && h("p", {}, "Mixture: none, the network predicts alone"),
-      job.preset && h("p", {}, "Preset: ", presetText(job)),
-      job.start_from && h("p", {}, "Starts from: ", job.start_from),
+      "div.stack",
+      h("p", "Corpus: ", h("a", { href: `#/corpora/${job.corpus}` }, job.corpus)),
+      job.kind && h("p", "Kind: ", job.kind),
+      job.purpose && h("p", "Purpose: ", job.purpose),
+      h("p", "Masks: ", job.masks?.length ? job.masks.join(", ") : "none"),
+      job.mixture === false && h("p", "Mixture: none, the network predicts alone"),
+      job.preset && h("p", "Preset: ", presetText(job)),
+      job.start_from && h("p", "Starts from: ", job.start_from),
       isChosen(job) && options("Network", job.network),
       isChosen(job) ? options("Training", job.training) : options("Training", { budget: job.training.budget }),
     ),
@@ -36,11 +34,9 @@ function presetText({ preset, chosen_preset: chosen, candidates }) {
 function options(title, values) {
   return h(
     "div",
-    {},
-    h("h3", {}, title),
+    h("h3", title),
     h(
-      "dl",
-      { class: "facts plain" },
+      "dl.facts.plain",
       Object.entries(values).map(([name, value]) => fact(name.replaceAll("_", " "), valueText(value))),
     ),
   );

@@ -22,7 +22,7 @@ export function jobOutcome(job, signal) {
       return failed(job);
     case "cancelled":
       return warningBox(
-        h("p", {}, job.model ? `Cancelled. The best model so far is ${job.model}.` : "Cancelled. No model was kept."),
+        h("p", job.model ? `Cancelled. The best model so far is ${job.model}.` : "Cancelled. No model was kept."),
       );
     case "paused":
       return paused(job);
@@ -33,21 +33,20 @@ export function jobOutcome(job, signal) {
 
 function failed({ error }) {
   return h(
-    "div",
-    { class: "box danger", role: "alert" },
-    h("p", { class: "strong" }, `Training failed: ${error?.message ?? "no reason was recorded"}`),
-    h("p", {}, ADVICE[error?.code] ?? "Train again. If it fails again, look for the cause in the worker’s log."),
-    h("p", { class: "small" }, "Error code ", h("code", {}, error?.code ?? "unknown")),
+    "div.box.danger",
+    { role: "alert" },
+    h("p.strong", `Training failed: ${error?.message ?? "no reason was recorded"}`),
+    h("p", ADVICE[error?.code] ?? "Train again. If it fails again, look for the cause in the worker’s log."),
+    h("p.small", "Error code ", h("code", error?.code ?? "unknown")),
   );
 }
 
 function paused({ pause_reason: reason }) {
   const resumesItself = reason?.code.startsWith("storage_");
   return warningBox(
-    reason && h("p", {}, `Paused: ${reason.message}.`),
+    reason && h("p", `Paused: ${reason.message}.`),
     h(
       "p",
-      {},
       resumesItself
         ? "The job resumes by itself when the storage works again. “Resume” tries at once."
         : "“Resume” continues from the last checkpoint.",

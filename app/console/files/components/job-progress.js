@@ -13,7 +13,7 @@ export function jobProgress(job) {
   if (job.status === "queued" && !hasStarted) return queuedHint(job);
   if (job.status === "running" && !hasStarted) {
     return [
-      hintBox(h("p", {}, "The worker is reading the corpus and building the network: some seconds per megabyte.")),
+      hintBox(h("p", "The worker is reading the corpus and building the network: some seconds per megabyte.")),
       h("progress", { "aria-label": "Starting" }),
     ];
   }
@@ -28,7 +28,6 @@ function queuedHint(job) {
   return hintBox(
     h(
       "p",
-      {},
       job.queue_position
         ? `Position ${job.queue_position} in the queue. Training starts as soon as a worker is free.`
         : "Waiting for a worker. At its first start on a machine a worker compiles kernels, which takes some " +
@@ -39,23 +38,22 @@ function queuedHint(job) {
 
 function storageWarning(reason) {
   return warningBox(
-    h("p", { class: "strong" }, "Waiting for storage"),
-    h("p", {}, sentence(reason)),
-    h("p", {}, "The worker keeps what it has trained and continues when the storage works again."),
+    h("p.strong", "Waiting for storage"),
+    h("p", sentence(reason)),
+    h("p", "The worker keeps what it has trained and continues when the storage works again."),
   );
 }
 
 /** While the report is made there is no end in sight: the bar moves, and the phase is named. */
 function progressBar({ step, steps, phase }) {
-  if (phase) return [h("p", {}, `Training is done. Now: ${phase}.`), h("progress", { "aria-label": "Evaluation" })];
+  if (phase) return [h("p", `Training is done. Now: ${phase}.`), h("progress", { "aria-label": "Evaluation" })];
   return h("progress", { max: steps ?? 1, value: steps ? step : 0, "aria-label": "Progress" });
 }
 
 function figures(status, progress) {
   const isTraining = status === "running" && !progress.phase;
   return h(
-    "dl",
-    { class: "facts card" },
+    "dl.facts.card",
     fact("Held-out bits, network alone", bits(progress.validation_bits_per_character)),
     fact("Training bits, network alone", bits(progress.train_bits_per_character)),
     fact(

@@ -15,28 +15,23 @@ export function drawSamples(container, samples, metrics) {
   if (!samples.length) {
     replace(
       container,
-      h("p", { class: "muted" }, "The network generates a sample at each evaluation. The first ones are gibberish."),
+      h("p.muted", "The network generates a sample at each evaluation. The first ones are gibberish."),
     );
     return;
   }
   const isOpen = Boolean(container.querySelector("details")?.open);
   const entry = ({ step, text }) =>
-    h(
-      "li",
-      {},
-      h("span", { class: "muted small number" }, caption(step, metrics)),
-      h("div", { class: "sample" }, placeholders(Array.from(text))),
-    );
+    h("li", h("span.muted.small.number", caption(step, metrics)), h("div.sample", placeholders(Array.from(text))));
   const [newest, ...earlier] = samples.toReversed();
   replace(
     container,
-    h("ol", { class: "sample-list" }, entry(newest)),
+    h("ol.sample-list", entry(newest)),
     earlier.length > 0 &&
       h(
         "details",
         { open: isOpen },
-        h("summary", {}, count(earlier.length, "earlier sample")),
-        h("ol", { class: "sample-list" }, earlier.map(entry)),
+        h("summary", count(earlier.length, "earlier sample")),
+        h("ol.sample-list", earlier.map(entry)),
       ),
   );
 }

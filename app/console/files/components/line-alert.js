@@ -13,7 +13,7 @@ import { errorBox } from "./notice.js";
  *   fields of a request that decide what is flagged, `source` is recorded with the line
  */
 export function lineAlert({ model, query, lineEnd, source, signal }) {
-  const node = h("div", { class: "stack tight" });
+  const node = h("div.stack.tight");
   /** @type {{text: string, alertId: string} | null} */ let shown = null;
   /** @type {any} */ let alert = null;
 
@@ -71,11 +71,10 @@ export function lineAlert({ model, query, lineEnd, source, signal }) {
     replace(
       node,
       h(
-        "div",
-        { class: "row alert-actions" },
+        "div.row.alert-actions",
         alert
-          ? h("a", { class: "button small", href: alertAddress(alert.model, alert.id) }, `Alert (${alert.state})`)
-          : h("button", { type: "button", class: "button small", onclick: () => attempt(null) }, "Record as an alert"),
+          ? h("a.button.small", { href: alertAddress(alert.model, alert.id) }, `Alert (${alert.state})`)
+          : h("button.button.small", { onclick: () => attempt(null) }, "Record as an alert"),
         decisionControls(alert?.label ?? null, attempt),
       ),
     );

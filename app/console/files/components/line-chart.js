@@ -6,6 +6,7 @@
 
 import { h, replace, svg, uniqueId } from "../dom.js";
 import { bits, decimal } from "../format.js";
+import { scrollable, table } from "./table.js";
 
 const HEIGHT = 280;
 const LEFT = 46;
@@ -29,17 +30,12 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
   /** @type {number | null} */ let selectedX = null;
   const xAxis = { label: xLabel, format: formatX, steps: xSteps };
 
-  const graphic = svg("svg", { class: "chart", tabindex: 0, role: "img", height: HEIGHT });
-  const readout = h("p", { class: "readout small number", "aria-live": "polite" });
-  const legend = h("ul", { class: "legend small" });
-  const table = h("table");
-  const details = h(
-    "details",
-    { class: "small", ontoggle: () => fillTable() },
-    h("summary", {}, "Show as table"),
-    h("div", { class: "scrollable", tabindex: 0, role: "region", "aria-label": `${label}, table` }, table),
-  );
-  const node = h("figure", { class: "stack tight", "aria-label": label }, legend, graphic, readout, details);
+  const graphic = svg("svg.chart", { tabindex: 0, role: "img", height: HEIGHT });
+  const readout = h("p.readout.small.number", { "aria-live": "polite" });
+  const legend = h("ul.legend.small");
+  const data = scrollable(`${label}, table`);
+  const details = h("details.small", { ontoggle: () => fillTable() }, h("summary", "Show as table"), data);
+  const node = h("figure.stack.tight", { "aria-label": label }, legend, graphic, readout, details);
 
   const observer = new ResizeObserver(([entry]) => {
     if (Math.abs(entry.contentRect.width - width) > 1 && entry.contentRect.width > 0) {
@@ -103,14 +99,11 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
     graphic.setAttribute("aria-label", summary());
     replace(
       legend,
-      series.map((line) => h("li", {}, lineSwatch(line), line.name)),
+      series.map((line) => h("li", lineSwatch(line), line.name)),
     );
     if (details.open) fillTable();
     if (!scale) {
-      replace(
-        graphic,
-        svg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "tick" }, "No data yet"),
-      );
+      replace(graphic, svg("text.tick", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No data yet"));
       return;
     }
     const clip = uniqueId("clip");
@@ -123,14 +116,14 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
         svg("rect", { x: LEFT, y: TOP - 2, width: Math.max(0, width - LEFT - RIGHT + 6), height: bottom - TOP + 4 }),
       ),
       ticks(scale.y0, scale.y1, 5).map((y) => [
-        svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: scale.y(y), y2: scale.y(y) }),
-        svg("text", { class: "tick", x: LEFT - 8, y: scale.y(y) + 4, "text-anchor": "end" }, decimal(y)),
+        svg("line.grid", { x1: LEFT, x2: width - RIGHT, y1: scale.y(y), y2: scale.y(y) }),
+        svg("text.tick", { x: LEFT - 8, y: scale.y(y) + 4, "text-anchor": "end" }, decimal(y)),
       ]),
       ticks(scale.x0, scale.x1, Math.max(2, width / 110), xAxis.steps).map((x) =>
-        svg("text", { class: "tick", x: scale.x(x), y: bottom + 18, "text-anchor": "middle" }, xAxis.format(x)),
+        svg("text.tick", { x: scale.x(x), y: bottom + 18, "text-anchor": "middle" }, xAxis.format(x)),
       ),
-      svg("line", { class: "axis", x1: LEFT, x2: width - RIGHT, y1: bottom, y2: bottom }),
-      svg("text", { class: "tick", x: width - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, xAxis.label),
+      svg("line.axis", { x1: LEFT, x2: width - RIGHT, y1: bottom, y2: bottom }),
+      svg("text.tick", { x: width - RIGHT, y: HEIGHT - 4, "text-anchor": "end" }, xAxis.label),
       svg(
         "g",
         { "clip-path": `url(#${clip})` },
@@ -147,7 +140,7 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
             ),
         ]),
       ),
-      svg("g", { class: "cursor" }),
+      svg("g.cursor"),
     );
     select(selectedX);
   }
@@ -165,7 +158,7 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
     const found = series.flatMap((line) => line.points.filter(([one]) => one === x).map(([, y]) => ({ line, y })));
     replace(
       cursor,
-      svg("line", { class: "rule", x1: scale.x(x), x2: scale.x(x), y1: TOP, y2: HEIGHT - BOTTOM }),
+      svg("line.rule", { x1: scale.x(x), x2: scale.x(x), y1: TOP, y2: HEIGHT - BOTTOM }),
       found.map(
         ({ line, y }) =>
           scale.y(y) >= TOP - 2 &&
@@ -184,32 +177,15 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
 
   function fillTable() {
     if (!details.open) return;
-    const value = (line, x) => line.points.find(([one]) => one === x)?.[1];
+    const value = (line, x) => {
+      const found = line.points.find(([one]) => one === x);
+      return found ? bits(found[1]) : "";
+    };
     replace(
-      table,
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          h("th", { scope: "col" }, xAxis.label),
-          series.map((line) => h("th", { scope: "col" }, line.name)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        allX().map((x) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, xAxis.format(x)),
-            series.map((line) =>
-              h("td", { class: "number" }, value(line, x) === undefined ? "" : bits(value(line, x))),
-            ),
-          ),
-        ),
+      data,
+      table(
+        [xAxis.label, ...series.map((line) => line.name)],
+        allX().map((x) => [xAxis.format(x), ...series.map((line) => value(line, x))]),
       ),
     );
   }
@@ -234,7 +210,9 @@ export function lineChart({ label, xLabel, yLabel, formatX = (x) => decimal(x), 
  */
 function yRange(series, isFirstShown) {
   const ys = series
-    .flatMap((line) => line.points.slice(!isFirstShown && line.points.length > SKIP_FIRST_ABOVE ? 1 : 0).map(([, y]) => y))
+    .flatMap((line) =>
+      line.points.slice(!isFirstShown && line.points.length > SKIP_FIRST_ABOVE ? 1 : 0).map(([, y]) => y),
+    )
     .filter(Number.isFinite);
   const low = Math.min(...ys);
   const high = Math.max(...ys, low * MIN_Y_RATIO);
@@ -257,8 +235,8 @@ function ticks(low, high, number, steps) {
 
 function lineSwatch(line) {
   return svg(
-    "svg",
-    { width: 26, height: 10, "aria-hidden": "true", class: "swatch" },
+    "svg.swatch",
+    { width: 26, height: 10, "aria-hidden": "true" },
     svg("line", { class: `line series-${line.color}${line.dashed ? " dashed" : ""}`, x1: 1, x2: 25, y1: 5, y2: 5 }),
   );
 }

@@ -29,7 +29,7 @@ const REPEAT = "As rare as flagged lines, but like one that was flagged before: 
  */
 export function linePanel({ log, texts, details, describe, alert, onTemplate, onDetail, signal }) {
   const readout = characterReadout();
-  const node = h("section", { class: "card stack line-panel", "aria-label": "Selected line", hidden: true });
+  const node = h("section.card.stack.line-panel", { "aria-label": "Selected line", hidden: true });
   let pending = new AbortController();
   let row = -1;
   let character = -1;
@@ -78,35 +78,31 @@ export function linePanel({ log, texts, details, describe, alert, onTemplate, on
     replace(
       node,
       h(
-        "div",
-        { class: "row apart" },
+        "div.row.apart",
         h(
-          "div",
-          { class: "row" },
-          h("h2", {}, `Line ${integer(log.number[row])}`),
-          isFlagged && h("span", { class: "badge failed" }, "flagged"),
-          isRepeat && h("span", { class: "badge", title: REPEAT }, "repeat"),
+          "div.row",
+          h("h2", `Line ${integer(log.number[row])}`),
+          isFlagged && h("span.badge.failed", "flagged"),
+          isRepeat && h("span.badge", { title: REPEAT }, "repeat"),
         ),
-        h("button", { type: "button", class: "button small", onclick: () => onTemplate(row) }, "Lines like this"),
+        h("button.button.small", { onclick: () => onTemplate(row) }, "Lines like this"),
       ),
       h(
-        "div",
-        { class: "log-text whole-line" },
+        "div.log-text.whole-line",
         detail ? heatMap(detail.characters.slice(0, MAX_SHOWN), detail.bits, spans) : text.slice(0, MAX_SHOWN),
       ),
       alert.node,
       text.length > MAX_SHOWN &&
-        h("p", { class: "small muted" }, `The first ${integer(MAX_SHOWN)} of ${integer(text.length)} characters.`),
-      detail ? sentences(detail, spans) : h("p", { class: "muted" }, "Requesting the surprisal of each character…"),
+        h("p.small.muted", `The first ${integer(MAX_SHOWN)} of ${integer(text.length)} characters.`),
+      detail ? sentences(detail, spans) : h("p.muted", "Requesting the surprisal of each character…"),
       detail?.isComplete && detail.unknown.length > 0 && unknownCharacters(detail.unknown),
       h(
-        "dl",
-        { class: "facts plain" },
+        "dl.facts.plain",
         fact(log.isCalibrated ? "Rarity" : "Bits per character", rarity),
         log.isCalibrated && fact("Score", `${bits(log.score[row])} bits`),
         time && fact("Time", time),
       ),
-      h("p", { class: "small muted" }, "Template: ", h("code", {}, template)),
+      h("p.small.muted", "Template: ", h("code", template)),
       heatMapLegend(),
       readout.node,
     );
@@ -145,21 +141,19 @@ function sentences({ characters, reason }, spans) {
   const expectations = known.map(({ start, end, expected }) =>
     h(
       "p",
-      {},
       "Found ",
-      h("code", {}, characters.slice(start, end).join("")),
-      expected ? [", expected ", h("code", {}, expected)] : ", where nothing was expected",
+      h("code", characters.slice(start, end).join("")),
+      expected ? [", expected ", h("code", expected)] : ", where nothing was expected",
       ".",
     ),
   );
-  return reason ? [h("p", {}, `Unlike other lines: ${reason}.`), ...expectations] : expectations;
+  return reason ? [h("p", `Unlike other lines: ${reason}.`), ...expectations] : expectations;
 }
 
 function unknownCharacters(characters) {
   return h(
     "p",
-    {},
     "Not in the model’s vocabulary: ",
-    characters.slice(0, MAX_UNKNOWN).map((one) => [h("span", { class: "glyph mono" }, visibleCharacter(one)), " "]),
+    characters.slice(0, MAX_UNKNOWN).map((one) => [h("span.glyph.mono", visibleCharacter(one)), " "]),
   );
 }

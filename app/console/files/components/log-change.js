@@ -11,25 +11,22 @@ import { sentence, warningBox } from "./notice.js";
 export function logChange(change, { onTrain, onRecalibrate }) {
   const [head, advice] = change.sentence.split(": ");
   const since = change.since ? ` since ${dateTime(change.since)}` : "";
-  const button = (label, onclick) => h("button", { type: "button", class: "button small", onclick }, label);
+  const button = (label, onclick) => h("button.button.small", { onclick }, label);
   return warningBox(
-    h("p", {}, sentence(`${head}${since}: ${advice}`)),
+    h("p", sentence(`${head}${since}: ${advice}`)),
     change.examples.length > 0 &&
       h(
         "details",
-        {},
-        h("summary", {}, "Show one of each"),
+        h("summary", "Show one of each"),
         h(
-          "ul",
-          { class: "stack tight examples" },
+          "ul.stack.tight.examples",
           change.examples.map(({ lines, line }) =>
-            h("li", {}, h("p", { class: "log-text mono" }, h("span", { class: "muted" }, `${integer(lines)} × `), line)),
+            h("li", h("p.log-text.mono", h("span.muted", `${integer(lines)} × `), line)),
           ),
         ),
       ),
     h(
-      "div",
-      { class: "row" },
+      "div.row",
       onTrain && button("Train again with these lines", onTrain),
       button("Recalibrate on these lines", onRecalibrate),
     ),

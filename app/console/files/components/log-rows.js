@@ -35,11 +35,11 @@ export function lineRow({ number, score, isFlagged, text, detail }, capacity) {
   return {
     class: isFlagged ? "anomalous" : "",
     children: [
-      h("span", { class: "line-number" }, integer(number)),
+      h("span.line-number", integer(number)),
       " ",
-      h("span", { class: "line-score" }, score, isFlagged && h("span", { class: "visually-hidden" }, ", flagged")),
+      h("span.line-score", score, isFlagged && h("span.visually-hidden", ", flagged")),
       " ",
-      h("span", { class: "log-text" }, detail ? heat(detail, isFlagged, capacity) : (text?.slice(0, capacity) ?? "…")),
+      h("span.log-text", detail ? heat(detail, isFlagged, capacity) : (text?.slice(0, capacity) ?? "…")),
     ],
   };
 }
@@ -49,7 +49,7 @@ function heat({ characters, bits, spans }, isFlagged, capacity) {
   const isOutside = first && first.end > capacity;
   const from = isOutside ? Math.max(0, Math.min(first.start - CONTEXT_CHARACTERS, characters.length - capacity)) : 0;
   const to = Math.min(characters.length, from + capacity + 1);
-  return [from > 0 && h("span", { class: "muted" }, "…"), heatRuns(characters, bits, isFlagged ? spans : [], from, to)];
+  return [from > 0 && h("span.muted", "…"), heatRuns(characters, bits, isFlagged ? spans : [], from, to)];
 }
 
 /**
@@ -61,13 +61,13 @@ export function groupRow({ template, total, flagged, score }) {
   return {
     class: `group${flagged ? " anomalous" : ""}`,
     children: [
-      h("span", { class: "line-number" }, count(total, "line")),
+      h("span.line-number", count(total, "line")),
       " ",
-      h("span", { class: "line-score" }, flagged ? `${integer(flagged)} flagged` : "none flagged"),
+      h("span.line-score", flagged ? `${integer(flagged)} flagged` : "none flagged"),
       " ",
-      h("span", { class: "line-top muted", title: "The rarity of its most anomalous line" }, `rarest: ${score}`),
+      h("span.line-top.muted", { title: "The rarity of its most anomalous line" }, `rarest: ${score}`),
       " ",
-      h("span", { class: "log-text" }, template),
+      h("span.log-text", template),
     ],
   };
 }

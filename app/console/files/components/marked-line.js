@@ -41,7 +41,7 @@ export function maskedLine(line, spans = null) {
     if (span.end <= start) continue;
     children.push(
       placeholders(characters.slice(end, start)),
-      h("mark", {}, placeholders(characters.slice(start, span.end))),
+      h("mark", placeholders(characters.slice(start, span.end))),
     );
     end = span.end;
   }
@@ -53,6 +53,6 @@ export function placeholders(characters) {
   const text = characters.join("");
   if (!PLACEHOLDER.test(text)) return text;
   return characters.map((one) =>
-    one in PLACEHOLDERS ? h("span", { class: "placeholder", "data-name": `‹${PLACEHOLDERS[one]}›` }, one) : one,
+    one in PLACEHOLDERS ? h("span.placeholder", { "data-name": `‹${PLACEHOLDERS[one]}›` }, one) : one,
   );
 }

@@ -11,26 +11,24 @@ import { placeholders } from "./marked-line.js";
  *   selected: () => string[] | undefined}} `selected` returns undefined if the suggestion was not changed
  */
 export function maskSelector() {
-  const checkboxes = h("div", { class: "choices" });
-  const original = h("code", {});
-  const masked = h("code", {});
+  const checkboxes = h("div.choices");
+  const original = h("code");
+  const masked = h("code");
   const node = h(
     "fieldset",
     { hidden: true, onchange: () => drawExample() },
-    h("legend", {}, "Masks"),
+    h("legend", "Masks"),
     h(
-      "p",
-      { class: "muted small" },
+      "p.muted.small",
       "This corpus is a log. Masks replace values that change from line to line by placeholders, in the corpus and in" +
         " the lines that the model scores. Without them every later line would look anomalous. Completions contain the" +
         " placeholders. Uncheck all to train on the unmasked text.",
     ),
     checkboxes,
     h(
-      "dl",
-      { class: "facts plain mask-example" },
-      h("div", {}, h("dt", {}, "Original line"), h("dd", {}, original)),
-      h("div", {}, h("dt", {}, "Masked line"), h("dd", {}, masked)),
+      "dl.facts.plain.mask-example",
+      h("div", h("dt", "Original line"), h("dd", original)),
+      h("div", h("dt", "Masked line"), h("dd", masked)),
     ),
   );
   /** @type {any} */ let sample = null;
@@ -51,11 +49,10 @@ export function maskSelector() {
         checkboxes,
         names.map((name) =>
           h(
-            "label",
-            { class: "choice" },
+            "label.choice",
             h("input", { type: "checkbox", name: "mask", value: name, checked: suggestion.includes(name) }),
-            h("span", { class: "strong" }, name.replaceAll("_", " ")),
-            h("span", { class: "muted small" }, reasonFor(name, sample)),
+            h("span.strong", name.replaceAll("_", " ")),
+            h("span.muted.small", reasonFor(name, sample)),
           ),
         ),
       );

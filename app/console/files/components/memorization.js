@@ -3,6 +3,7 @@
 import { h } from "../dom.js";
 import { count, integer, percent } from "../format.js";
 import { placeholders } from "./marked-line.js";
+import { scrollable, table } from "./table.js";
 
 const MAX_PASSAGES = 4;
 
@@ -18,14 +19,13 @@ const VERDICTS = {
 export function memorization({ memorization: measured }) {
   if (!measured) return null;
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Memorization"),
-    h("p", {}, VERDICTS[measured.verdict] ?? measured.verdict),
-    measured.withheld && h("p", {}, withheldSentence(measured.withheld)),
-    h("h3", {}, "Generated and held-out text"),
+    "section.card.stack",
+    h("h2", "Memorization"),
+    h("p", VERDICTS[measured.verdict] ?? measured.verdict),
+    measured.withheld && h("p", withheldSentence(measured.withheld)),
+    h("h3", "Generated and held-out text"),
     comparisonTable(measured),
-    h("h3", {}, "Longest copied passages"),
+    h("h3", "Longest copied passages"),
     passageList(measured.generated),
   );
 }
@@ -40,18 +40,16 @@ function passageList(generated) {
     .flatMap((texts) => texts.passages ?? [])
     .sort((a, b) => b.length - a.length)
     .filter((one, index, all) => all.findIndex((other) => other.text.includes(one.text)) === index);
-  if (!passages.length) return h("p", { class: "muted" }, "None.");
+  if (!passages.length) return h("p.muted", "None.");
   return h(
-    "ol",
-    { class: "sample-list" },
+    "ol.sample-list",
     passages
       .slice(0, MAX_PASSAGES)
       .map((passage) =>
         h(
           "li",
-          {},
-          h("span", { class: "muted small number" }, count(passage.length, "character")),
-          h("div", { class: "sample" }, placeholders(Array.from(passage.text))),
+          h("span.muted.small.number", count(passage.length, "character")),
+          h("div.sample", placeholders(Array.from(passage.text))),
         ),
       ),
   );
@@ -59,37 +57,18 @@ function passageList(generated) {
 
 function comparisonTable({ generated, held_out: heldOut }) {
   const lengths = Object.keys(heldOut.novel);
-  const headings = ["Text", "Copied", "Longest passage", ...lengths.map((n) => `New ${n}-grams`)];
-  const row = (name, texts) =>
-    h(
-      "tr",
-      {},
-      h("th", { scope: "row" }, name),
-      h("td", { class: "number" }, percent(texts.copied)),
-      h("td", { class: "number" }, integer(texts.longest)),
-      lengths.map((n) => h("td", { class: "number" }, n in texts.novel ? percent(texts.novel[n]) : "–")),
-    );
-  return h(
-    "div",
-    { class: "scrollable", tabindex: 0, role: "region", "aria-label": "Copied and new text" },
-    h(
-      "table",
-      { class: "small" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          headings.map((heading) => h("th", { scope: "col" }, heading)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        generated.map((texts) => row(`Temperature ${texts.temperature}`, texts)),
-        row("Held-out", heldOut),
-      ),
+  const row = (name, texts) => [
+    name,
+    percent(texts.copied),
+    integer(texts.longest),
+    ...lengths.map((n) => (n in texts.novel ? percent(texts.novel[n]) : "–")),
+  ];
+  return scrollable(
+    "Copied and new text",
+    table(
+      ["Text", "Copied", "Longest passage", ...lengths.map((n) => `New ${n}-grams`)],
+      [...generated.map((texts) => row(`Temperature ${texts.temperature}`, texts)), row("Held-out", heldOut)],
+      { isSmall: true },
     ),
   );
 }

@@ -14,14 +14,12 @@ export function quantization({ int8 }) {
     "int8 quantization",
     h(
       "p",
-      {},
       int8.kept
         ? "On: completions use int8 weights, which are faster, unless the request asks for float32."
         : "Off: int8 weights cost too many bits on held-out text.",
     ),
     h(
-      "dl",
-      { class: "facts plain" },
+      "dl.facts.plain",
       fact("Held-out bits per character", bits(int8.validation_bits_per_character)),
       fact("Increase over float32", `${decimal(int8.lost_nats / Math.LN2, 4)} bits`),
     ),
@@ -32,26 +30,19 @@ export function quantization({ int8 }) {
 export function calibrationList(calibrations, id) {
   return section(
     "Calibrations",
-    h("p", { class: "muted small" }, "Scores of normal lines, from which p-values and false-alarm rates follow."),
+    h("p.muted.small", "Scores of normal lines, from which p-values and false-alarm rates follow."),
     calibrations.length
       ? h(
-          "ul",
-          { class: "list" },
+          "ul.list",
           calibrations.map((one) =>
             h(
-              "li",
-              { class: "row apart" },
-              h("span", { class: "strong" }, one.name),
-              h(
-                "span",
-                { class: "muted small" },
-                `${count(one.lines, "line")} · ${one.source} · `,
-                timeAgo(one.created_at),
-              ),
+              "li.row.apart",
+              h("span.strong", one.name),
+              h("span.muted.small", `${count(one.lines, "line")} · ${one.source} · `, timeAgo(one.created_at)),
             ),
           ),
         )
-      : h("p", {}, "None yet. ", h("a", { href: `#/anomalies?model=${id}` }, "Calibrate on normal lines"), "."),
+      : h("p", "None yet. ", h("a", { href: `#/anomalies?model=${id}` }, "Calibrate on normal lines"), "."),
   );
 }
 
@@ -63,8 +54,7 @@ export function provenance(model) {
   return section(
     "Training",
     h(
-      "dl",
-      { class: "facts plain" },
+      "dl.facts.plain",
       model.job && fact("Job", h("a", { href: `#/jobs/${model.job}` }, model.job)),
       model.corpus && fact("Corpus", h("a", { href: `#/corpora/${model.corpus}` }, model.corpus)),
       fact("Architecture", model.network.architecture),
@@ -89,18 +79,15 @@ export function vocabulary(model) {
   return section(
     `Vocabulary (${count(characters.length, "character")})`,
     h(
-      "ul",
-      { class: "row" },
+      "ul.row",
       characters
         .slice(0, MAX_SHOWN_CHARACTERS)
-        .map((one) =>
-          h("li", { class: "glyph mono", title: characterName(one) }, placeholders([visibleCharacter(one)])),
-        ),
+        .map((one) => h("li.glyph.mono", { title: characterName(one) }, placeholders([visibleCharacter(one)]))),
     ),
-    hidden > 0 && h("p", { class: "muted small" }, `and ${integer(hidden)} more`),
+    hidden > 0 && h("p.muted.small", `and ${integer(hidden)} more`),
   );
 }
 
 function section(title, ...content) {
-  return h("section", { class: "card stack" }, h("h2", {}, title), ...content);
+  return h("section.card.stack", h("h2", title), ...content);
 }

@@ -4,6 +4,7 @@ import { apiPath, request } from "../api.js";
 import { h } from "../dom.js";
 import { byteSize } from "../format.js";
 import { saveFile } from "./save-file.js";
+import { table } from "./table.js";
 
 /** What each file is for, by name. */
 const ABOUT = {
@@ -29,41 +30,18 @@ const ABOUT = {
 export function modelFiles(model, attempt) {
   const files = [["model.json", null], ...Object.entries(model.files)];
   const about = (name) => ABOUT[name] ?? (name.includes("tfevents") ? "the TensorBoard log" : "");
+  const link = (name) => h("button.link", { onclick: () => attempt(() => download(model, name)) }, name);
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Files"),
-    h(
-      "table",
-      { class: "small" },
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          ["File", "Content", "Size"].map((title, n) =>
-            h("th", { scope: "col", class: n === 2 ? "right" : "" }, title),
-          ),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        files.map(([name, file]) =>
-          h(
-            "tr",
-            {},
-            h(
-              "th",
-              { scope: "row" },
-              h("button", { type: "button", class: "link", onclick: () => attempt(() => download(model, name)) }, name),
-            ),
-            h("td", { class: "muted" }, about(name)),
-            h("td", { class: "right number" }, file ? byteSize(file.bytes) : "–"),
-          ),
-        ),
-      ),
+    "section.card.stack",
+    h("h2", "Files"),
+    table(
+      ["File", "Content", h("th.right", { scope: "col" }, "Size")],
+      files.map(([name, file]) => [
+        link(name),
+        h("td.muted", about(name)),
+        h("td.right.number", file ? byteSize(file.bytes) : "–"),
+      ]),
+      { isSmall: true },
     ),
   );
 }

@@ -37,20 +37,17 @@ export function modelSelect(models, value, onChange) {
 /** Return a view that needs a model, while there is none. @param {string} purpose what the view does with one */
 export function viewWithoutModel(title, purpose = "A model trained on normal lines finds the anomalous ones.") {
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, title),
+    "div.view",
+    h("h1", title),
     emptyState(
       "No model yet",
       `${purpose} Train one first; with the sample text or the sample log that takes a minute.`,
-      h("a", { class: "button primary", href: "#/" }, "Train a model"),
+      h("a.button.primary", { href: "#/" }, "Train a model"),
     ),
   );
 }
 
 /** Return a warning if the query names a model that does not exist. */
 export function missingModel(missing, selected) {
-  return (
-    missing && warningBox(h("p", {}, `There is no model ${missing}; it may have been deleted. Showing ${selected}.`))
-  );
+  return missing && warningBox(h("p", `There is no model ${missing}; it may have been deleted. Showing ${selected}.`));
 }

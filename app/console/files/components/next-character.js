@@ -20,7 +20,7 @@ const MAX_UNKNOWN = 8;
  *   signal: AbortSignal}} options `request` returns what to ask for
  */
 export function nextCharacterPanel({ request, onChoose, signal }) {
-  const node = h("div", { class: "stack tight", "aria-live": "off" });
+  const node = h("div.stack.tight", { "aria-live": "off" });
   let pending = new AbortController();
   let timer = 0;
 
@@ -50,18 +50,13 @@ export function nextCharacterPanel({ request, onChoose, signal }) {
     replace(
       node,
       h(
-        "p",
-        { class: "small muted number" },
-        text ? ["After ", h("span", { class: "mono" }, `“${endOf(text)}”`)] : "At the start of a line",
+        "p.small.muted.number",
+        text ? ["After ", h("span.mono", `“${endOf(text)}”`)] : "At the start of a line",
         `: entropy ${bits(response.entropy_bits)} bits`,
       ),
       characterDistribution(response.candidates, { onChoose }),
       unknown.length > 0 &&
-        h(
-          "p",
-          { class: "small" },
-          `Not in the model’s vocabulary: ${unknown.slice(0, MAX_UNKNOWN).map(characterName).join(" ")}`,
-        ),
+        h("p.small", `Not in the model’s vocabulary: ${unknown.slice(0, MAX_UNKNOWN).map(characterName).join(" ")}`),
     );
   }
 

@@ -1,7 +1,7 @@
 /** Messages to the user: errors with what to do about them, hints, warnings, empty states and toasts. */
 
 import { remove } from "../api.js";
-import { h, inlineCode } from "../dom.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { plural } from "../format.js";
 import { confirmAction } from "./dialog.js";
 
@@ -28,28 +28,23 @@ const ADVICE = {
 export function errorBox(error, { retry, actions = [] } = {}) {
   const advice = ADVICE[error.status];
   return h(
-    "div",
-    { class: "box danger", role: "alert" },
-    h("p", { class: "strong" }, inlineCode(sentence(error.message || String(error)))),
-    advice && h("p", {}, inlineCode(advice)),
+    "div.box.danger",
+    { role: "alert" },
+    h("p.strong", inlineCode(sentence(error.message || String(error)))),
+    advice && h("p", inlineCode(advice)),
     (retry || actions.length > 0) &&
-      h(
-        "div",
-        { class: "row" },
-        retry && h("button", { type: "button", class: "button", onclick: retry }, "Try again"),
-        actions,
-      ),
+      h("div.row", retry && h("button.button", { onclick: retry }, "Try again"), actions),
   );
 }
 
 /** Return a box with a hint. @param {...import('../dom.js').Child} children */
 export function hintBox(...children) {
-  return h("div", { class: "box" }, ...children);
+  return h("div.box", ...children);
 }
 
 /** Return a box with a warning. @param {...import('../dom.js').Child} children */
 export function warningBox(...children) {
-  return h("div", { class: "box warning" }, ...children);
+  return h("div.box.warning", ...children);
 }
 
 /**
@@ -59,7 +54,7 @@ export function warningBox(...children) {
  */
 export function problemsBox(report) {
   if (!report.problems?.length) return null;
-  return warningBox(...report.problems.map((problem) => h("p", {}, sentence(problem))));
+  return warningBox(...report.problems.map((problem) => h("p", sentence(problem))));
 }
 
 /**
@@ -70,39 +65,48 @@ export function problemsBox(report) {
  * @param {...Node} actions
  */
 export function emptyState(title, text, ...actions) {
-  return h(
-    "div",
-    { class: "empty-state" },
-    h("h2", {}, title),
-    h("p", { class: "muted" }, text),
-    actions.length > 0 && h("div", { class: "row" }, ...actions),
-  );
-}
-
-/** Return the message of a table whose search finds nothing. @param {string} noun */
-export function noMatch(noun) {
-  return h("p", { class: "muted" }, `No ${noun} matches the search and the filters.`);
+  return h("div.empty-state", h("h2", title), h("p.muted", text), actions.length > 0 && h("div.row", ...actions));
 }
 
 /**
- * Delete what is selected in a table, after a confirmation.
+ * Return a function that runs an action and shows its error in `node`, unless the view has been left.
+ *
+ * @param {Element} node
+ * @param {AbortSignal} signal of the view
+ * @returns {Attempt}
+ */
+export function attemptIn(node, signal) {
+  return async (action) => {
+    replace(node);
+    try {
+      await action();
+    } catch (error) {
+      if (!signal.aborted) replace(node, errorBox(error));
+    }
+  };
+}
+
+/**
+ * @typedef {(action: () => any) => Promise<void>} Attempt runs an action and shows its error
+ */
+
+/**
+ * Delete one item or several, after a confirmation.
  *
  * @param {string} noun of an item
  * @param {any[]} items
- * @param {{name: (item: any) => string, path: (item: any) => string, text: string, onError: (error: any) => void,
+ * @param {{name: (item: any) => string, path: (item: any) => string, text: string, attempt: Attempt,
  *   onDeleted: () => void}} options
  */
-export async function deleteAll(noun, items, { name, path, text, onError, onDeleted }) {
+export async function deleteAll(noun, items, { name, path, text, attempt, onDeleted }) {
   const what = items.length === 1 ? name(items[0]) : `${items.length} ${plural(noun)}`;
   const action = `Delete the ${items.length === 1 ? noun : plural(noun)}`;
   if (!(await confirmAction({ title: `Delete ${what}?`, text, action }))) return;
-  try {
+  await attempt(async () => {
     for (const item of items) await remove(path(item));
     toast(`${what} ${items.length === 1 ? "was" : "were"} deleted.`);
     onDeleted();
-  } catch (error) {
-    onError(error);
-  }
+  });
 }
 
 /**
@@ -116,12 +120,7 @@ export function toast(text, action) {
     message.remove();
     action?.run();
   };
-  const message = h(
-    "p",
-    { class: "toast fade-in" },
-    text,
-    action && [" ", h("button", { type: "button", class: "link", onclick: press }, action.label)],
-  );
+  const message = h("p.toast.fade-in", text, action && [" ", h("button.link", { onclick: press }, action.label)]);
   document.getElementById("toasts")?.append(message);
   setTimeout(() => message.remove(), action ? 2 * TOAST_MS : TOAST_MS);
 }

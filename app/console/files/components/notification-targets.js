@@ -5,7 +5,7 @@ import { h, replace } from "../dom.js";
 import { confirmAction } from "./dialog.js";
 import { timeAgo } from "./facts.js";
 import { field, select } from "./form-fields.js";
-import { errorBox, hintBox, sentence } from "./notice.js";
+import { attemptIn, errorBox, hintBox, sentence } from "./notice.js";
 
 /** Presets: how the fields of the form become a target. */
 const PRESETS = {
@@ -25,7 +25,7 @@ const PRESETS = {
  * @param {AbortSignal} signal
  */
 export async function notificationTargets(signal) {
-  const list = h("ul", { class: "list" });
+  const list = h("ul.list");
   const message = h("div", { role: "status" });
 
   async function load() {
@@ -49,25 +49,24 @@ export async function notificationTargets(signal) {
     replace(
       message,
       target.secret &&
-        hintBox(h("p", {}, "The secret that signs its messages is shown only now: ", h("code", {}, target.secret))),
+        hintBox(h("p", "The secret that signs its messages is shown only now: ", h("code", target.secret))),
     );
     /** @type {HTMLElement | null} */ (list.querySelector(`[data-target="${target.id}"] .test`))?.click();
   }
 
   return h(
-    "section",
-    { class: "card stack" },
-    h("h2", {}, "Notification targets"),
+    "section.card.stack",
+    h("h2", "Notification targets"),
     list,
     message,
-    h("details", {}, h("summary", {}, "Add a target"), targetForm(added)),
+    h("details", h("summary", "Add a target"), targetForm(added)),
   );
 }
 
 function targetForm(onAdded) {
   const url = h("input", { type: "url", required: true, autocomplete: "off", spellcheck: "false" });
   const key = h("input", { type: "password", autocomplete: "off" });
-  const help = h("span", {});
+  const help = h("span");
   const urlField = field({ name: "url", label: "URL", control: url, help });
   const keyField = field({ name: "routing_key", label: "Integration key", control: key });
   const severity = select(
@@ -83,7 +82,7 @@ function targetForm(onAdded) {
     "webhook",
     { onchange: showPreset },
   );
-  const status = h("div", {});
+  const status = h("div");
 
   function showPreset() {
     const { help: text = "", hasKey = false } = PRESETS[preset.value];
@@ -114,73 +113,60 @@ function targetForm(onAdded) {
 
   showPreset();
   return h(
-    "form",
-    { class: "stack", onsubmit: submit, "aria-label": "Notification target" },
+    "form.stack",
+    { onsubmit: submit, "aria-label": "Notification target" },
     h(
-      "div",
-      { class: "grid-fields" },
+      "div.grid-fields",
       field({ name: "preset", label: "Kind", control: preset }).node,
       urlField.node,
       keyField.node,
       field({ name: "min_severity", label: "Alerts", control: severity }).node,
     ),
     status,
-    h("div", { class: "row" }, h("button", { type: "submit", class: "button primary" }, "Add and send a test message")),
+    h("div.row", h("button.button.primary", { type: "submit" }, "Add and send a test message")),
   );
 }
 
 function item(target, { signal, onDeleted }) {
   const result = h("div", { role: "status" });
-  const button = h("button", { type: "button", class: "button small test", onclick: test }, "Send test message");
+  const attempt = attemptIn(result, signal);
+  const button = h("button.button.small.test", { onclick: test }, "Send test message");
 
   async function test() {
     button.disabled = true;
-    try {
+    await attempt(async () => {
       const response = await post(apiPath("/v1/notification_targets", target.id, "test"), undefined, { signal });
+      if (!response.delivered) throw new Error(sentence(response.error));
       const said = response.answer ? `: ${response.answer}` : "";
-      replace(
-        result,
-        response.delivered
-          ? h("p", { class: "small" }, `Delivered in ${response.seconds} s, status ${response.status}${said}`)
-          : errorBox(new Error(sentence(response.error))),
-      );
-    } catch (error) {
-      if (!signal.aborted) replace(result, errorBox(error));
-    } finally {
-      button.disabled = false;
-    }
+      replace(result, h("p.small", `Delivered in ${response.seconds} s, status ${response.status}${said}`));
+    });
+    button.disabled = false;
   }
 
   async function deleteTarget() {
     const text = "It gets no further message. Messages that wait for it are dropped.";
     if (!(await confirmAction({ title: `Delete ${target.url}?`, text, action: "Delete the target" }))) return;
-    try {
+    await attempt(async () => {
       await request("DELETE", apiPath("/v1/notification_targets", target.id));
       await onDeleted();
-    } catch (error) {
-      replace(result, errorBox(error));
-    }
+    });
   }
 
   const health = target.last_error_at > (target.last_success_at ?? 0) ? `Failed: ${target.last_error}` : "";
   const kind = target.format === "standard" ? target.kind : target.format;
   return h(
-    "li",
-    { class: "stack tight", "data-target": target.id },
+    "li.stack.tight",
+    { "data-target": target.id },
     h(
-      "div",
-      { class: "row apart" },
-      h("span", {}, h("span", { class: "strong" }, kind), ` ${target.url}`),
+      "div.row.apart",
+      h("span", h("span.strong", kind), ` ${target.url}`),
       h(
-        "div",
-        { class: "row" },
+        "div.row",
         button,
         !target.is_setting &&
           h(
-            "button",
+            "button.button.small.danger",
             {
-              type: "button",
-              class: "button small danger",
               "aria-label": `Delete ${target.url}`,
               onclick: deleteTarget,
             },
@@ -189,13 +175,12 @@ function item(target, { signal, onDeleted }) {
       ),
     ),
     h(
-      "p",
-      { class: "muted small" },
+      "p.muted.small",
       `${target.events.join(", ")} · ${target.waiting} waiting · ${target.dead} given up · `,
       target.last_success_at ? ["last success ", timeAgo(target.last_success_at)] : "no message yet",
       target.is_setting && " · one of the service's settings",
     ),
-    health && h("p", { class: "small" }, health),
+    health && h("p.small", health),
     result,
   );
 }

@@ -20,7 +20,7 @@ const SAMPLE_LINES = 8;
 
 /** Return a drop zone that is replaced by a training form after the upload. @param {{signal: AbortSignal}} options */
 export function quickTrain({ signal }) {
-  const node = h("div", { class: "stack" });
+  const node = h("div.stack");
 
   function showDropzone() {
     replace(node, dropzone({ signal, withSample: true, onUploaded: showForm }));
@@ -48,7 +48,7 @@ function trainingForm(corpus, { onOtherText }) {
     "aria-describedby": "model-name-help",
   });
   const status = h("div", { "aria-live": "polite" });
-  const submitButton = h("button", { class: "button primary large", type: "submit" }, "Train");
+  const submitButton = h("button.button.primary.large", { type: "submit" }, "Train");
 
   async function submit(event) {
     event.preventDefault();
@@ -64,53 +64,42 @@ function trainingForm(corpus, { onOtherText }) {
   }
 
   const form = h(
-    "form",
-    { class: "card stack fade-in", onsubmit: submit, "aria-label": "Train on this corpus" },
+    "form.card.stack.fade-in",
+    { onsubmit: submit, "aria-label": "Train on this corpus" },
     h(
-      "div",
-      { class: "row apart" },
+      "div.row.apart",
       h(
         "p",
-        {},
-        h("span", { class: "strong" }, corpusName(corpus)),
+        h("span.strong", corpusName(corpus)),
         h(
-          "span",
-          { class: "muted" },
+          "span.muted",
           ` · ${integer(corpus.characters)} characters, ${integer(corpus.distinct_characters)} distinct, ${count(corpus.lines, "line")}`,
         ),
       ),
-      h("button", { type: "button", class: "link", onclick: onOtherText }, "Use another text"),
+      h("button.link", { onclick: onOtherText }, "Use another text"),
     ),
-    h("div", { class: "sample" }, beginning(corpus.sample)),
-    corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", {}, inlineCode(sentence(text))))),
+    h("div.sample", beginning(corpus.sample)),
+    corpus.warnings.length > 0 && warningBox(corpus.warnings.map((text) => h("p", inlineCode(sentence(text))))),
     corpusKind(corpus),
     h(
       "fieldset",
-      {},
-      h("legend", {}, "Training time"),
+      h("legend", "Training time"),
       h(
-        "div",
-        { class: "choices" },
+        "div.choices",
         BUDGETS.map(([seconds, label, description]) =>
           h(
-            "label",
-            { class: "choice" },
+            "label.choice",
             h("input", { type: "radio", name: "budget", value: seconds, checked: seconds === DEFAULT_SECONDS }),
-            h("span", { class: "strong" }, label),
-            h("span", { class: "muted small" }, description),
+            h("span.strong", label),
+            h("span.muted.small", description),
           ),
         ),
       ),
     ),
+    h("div.row.ends", h("div.field.grow", h("label", { for: "model-name" }, "Model name"), name), submitButton),
     h(
-      "div",
-      { class: "row ends" },
-      h("div", { class: "field grow" }, h("label", { for: "model-name" }, "Model name"), name),
-      submitButton,
-    ),
-    h(
-      "p",
-      { class: "muted small", id: "model-name-help" },
+      "p.muted.small",
+      { id: "model-name-help" },
       "Letters, digits, “.”, “_” and “-”. ",
       h("a", { href: `#/train?corpus=${encodeURIComponent(corpus.id)}` }, "Advanced options"),
       ": network, training, masks, seed.",

@@ -14,17 +14,12 @@ import { errorBox, warningBox } from "./notice.js";
  */
 export function runProgress(run, { onResume, onTrain, onRecalibrate }) {
   const bar = h("progress", { max: 1, value: 0, "aria-label": "Scoring" });
-  const figures = h("p", { class: "small number" });
-  const stop = h("button", { type: "button", class: "button small", onclick: () => run.stop() }, "Stop");
-  const resume = h("button", { type: "button", class: "button small", onclick: onResume }, "Resume");
-  const notes = h("div", { class: "stack tight" });
-  const progress = h(
-    "div",
-    { class: "stack tight" },
-    bar,
-    h("div", { class: "row apart" }, figures, h("div", { class: "row" }, stop, resume)),
-  );
-  const node = h("div", { class: "stack tight" }, progress, notes);
+  const figures = h("p.small.number");
+  const stop = h("button.button.small", { onclick: () => run.stop() }, "Stop");
+  const resume = h("button.button.small", { onclick: onResume }, "Resume");
+  const notes = h("div.stack.tight");
+  const progress = h("div.stack.tight", bar, h("div.row.apart", figures, h("div.row", stop, resume)));
+  const node = h("div.stack.tight", progress, notes);
   let noted = "";
 
   function update() {
@@ -52,19 +47,20 @@ export function runProgress(run, { onResume, onTrain, onRecalibrate }) {
         warningBox(
           h(
             "p",
-            {},
-            inlineCode(`Only the first ${integer(MAX_LOG_LINES)} lines were scored. Use \`nextchar score\` for the rest.`),
+            inlineCode(
+              `Only the first ${integer(MAX_LOG_LINES)} lines were scored. Use \`nextchar score\` for the rest.`,
+            ),
           ),
         ),
       !isRunning &&
         log.notUtf8 > 0 &&
-        warningBox(h("p", {}, `${count(log.notUtf8, "line")} not UTF-8: invalid bytes count as unknown characters.`)),
+        warningBox(h("p", `${count(log.notUtf8, "line")} not UTF-8: invalid bytes count as unknown characters.`)),
       !isRunning &&
         log.truncated > 0 &&
         warningBox(
-          h("p", {}, `${count(log.truncated, "line")} longer than 50,000 characters: only the beginning was scored.`),
+          h("p", `${count(log.truncated, "line")} longer than 50,000 characters: only the beginning was scored.`),
         ),
-      status === "done" && log.length === 0 && warningBox(h("p", {}, "All lines are empty.")),
+      status === "done" && log.length === 0 && warningBox(h("p", "All lines are empty.")),
     );
   }
 

@@ -17,17 +17,16 @@ export function sparkline(counts, intervalSeconds) {
   const minutes = intervalSeconds / 60;
   const label = `Lines per ${minutes === 1 ? "minute" : `${integer(minutes)} minutes`}, up to ${integer(peak)}`;
   return svg(
-    "svg",
+    "svg.sparkline",
     {
-      class: "sparkline",
       role: "img",
       "aria-label": label,
       width: WIDTH,
       height: HEIGHT,
       viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     },
-    svg("title", {}, label),
-    svg("path", { d: `M0 ${HEIGHT - 0.5}H${WIDTH}`, class: "axis" }),
+    svg("title", label),
+    svg("path.axis", { d: `M0 ${HEIGHT - 0.5}H${WIDTH}` }),
     svg("path", { d: bars.join("") }),
   );
 }
@@ -47,14 +46,13 @@ export function smallCurve(points) {
     )
     .join("L");
   return svg(
-    "svg",
+    "svg.small-curve",
     {
-      class: "small-curve",
       role: "img",
       "aria-label": `Held-out bits per character, from ${bits(ys[0])} to ${bits(ys.at(-1))}`,
       viewBox: `0 0 ${CURVE_WIDTH} ${CURVE_HEIGHT}`,
       preserveAspectRatio: "none",
     },
-    svg("path", { d: `M${path}`, class: "line series-0" }),
+    svg("path.line.series-0", { d: `M${path}` }),
   );
 }

@@ -11,7 +11,7 @@ import { errorBox, warningBox } from "./notice.js";
  * @param {{signal: AbortSignal, onEnded: () => void}} options `onEnded`: the user has ended one
  */
 export function suppressionList({ signal, onEnded }) {
-  const node = h("div", {});
+  const node = h("div");
 
   async function load(model) {
     const path = apiPath("/v1/models", model, "suppressions");
@@ -38,28 +38,20 @@ export function suppressionList({ signal, onEnded }) {
 
 function section(active, onEnd) {
   return h(
-    "section",
-    { class: "stack tight" },
-    h("h2", {}, "Suppressions"),
+    "section.stack.tight",
+    h("h2", "Suppressions"),
     h(
-      "ul",
-      { class: "list" },
+      "ul.list",
       active.map((one) =>
         h(
-          "li",
-          { class: "item" },
+          "li.item",
           h(
-            "div",
-            { class: "row apart" },
-            h("p", {}, h("code", {}, one.template), " · word ", h("code", {}, one.span)),
-            h("button", { type: "button", class: "button small", onclick: () => onEnd(one) }, "End"),
+            "div.row.apart",
+            h("p", h("code", one.template), " · word ", h("code", one.span)),
+            h("button.button.small", { onclick: () => onEnd(one) }, "End"),
           ),
-          h(
-            "p",
-            { class: "small muted number" },
-            `until ${dateTime(one.until)}${one.created_by ? `, by ${one.created_by}` : ""}`,
-          ),
-          one.warning && warningBox(h("p", {}, one.warning)),
+          h("p.small.muted.number", `until ${dateTime(one.until)}${one.created_by ? `, by ${one.created_by}` : ""}`),
+          one.warning && warningBox(h("p", one.warning)),
         ),
       ),
     ),

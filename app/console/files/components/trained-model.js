@@ -16,8 +16,8 @@ const SHOWN_PROMPT_CHARACTERS = 60;
 /** @param {any} job @param {AbortSignal} signal */
 export function trainedModel(job, signal) {
   const model = encodeURIComponent(job.model);
-  const problems = h("div", {});
-  const result = h("p", { class: "muted" });
+  const problems = h("div");
+  const result = h("p.muted");
   get(apiPath("/v1/models", job.model), { signal }).then(
     ({ report }) => {
       replace(problems, problemsBox(report));
@@ -26,10 +26,10 @@ export function trainedModel(job, signal) {
     () => {}, // the model was deleted: the completion shows that error
   );
   const isTried = job.purpose !== "anomalies"; // else the first link does
-  return section("Trained model", h("h2", {}, `${job.model} is trained.${isTried ? " Try it:" : ""}`), {
+  return section("Trained model", h("h2", `${job.model} is trained.${isTried ? " Try it:" : ""}`), {
     links: [
       modelActions({ id: job.model, kind: job.kind }),
-      h("a", { class: "button small", href: `#/models/${model}` }, "Model details"),
+      h("a.button.small", { href: `#/models/${model}` }, "Model details"),
     ],
     notes: [result, problems],
     trial: isTried && (job.kind === "records" ? list(job.model) : trial(job, job.model, signal)),
@@ -38,13 +38,12 @@ export function trainedModel(job, signal) {
 
 /** Return what tries the early model of a job that is not over yet. @param {any} job @param {AbortSignal} signal */
 export function earlyModel(job, signal) {
-  return section("Early model", h("h2", {}, "Try the early model while the network is trained:"), {
+  return section("Early model", h("h2", "Try the early model while the network is trained:"), {
     links: [],
     notes: h(
-      "p",
-      { class: "muted small" },
+      "p.muted.small",
       "It completes by the contexts of the text alone, as ",
-      h("code", {}, job.early.model),
+      h("code", job.early.model),
       ". The trained model takes its place.",
     ),
     trial: trial(job, job.early.model, signal),
@@ -53,9 +52,9 @@ export function earlyModel(job, signal) {
 
 function section(label, heading, { links, notes, trial }) {
   return h(
-    "section",
-    { class: "card stack fade-in", "aria-label": label },
-    h("div", { class: "row apart" }, heading, h("div", { class: "row" }, links)),
+    "section.card.stack.fade-in",
+    { "aria-label": label },
+    h("div.row.apart", heading, h("div.row", links)),
     notes,
     trial,
   );
@@ -78,14 +77,14 @@ function list(model) {
 function trial(job, model, signal) {
   const area = ghostTextarea({ model, label: `Prompt for ${model}`, rows: 3 });
   area.classList.remove("ghost-textarea");
-  const continuation = h("p", { class: "continuation", "aria-live": "polite" });
-  const error = h("div", {});
+  const continuation = h("p.continuation", { "aria-live": "polite" });
+  const error = h("div");
 
   async function generate() {
     const prompt = area.value;
     replace(error);
-    const generated = h("span", { class: "generated" });
-    replace(continuation, h("span", { class: "muted" }, lastCharacters(prompt, SHOWN_PROMPT_CHARACTERS)), generated);
+    const generated = h("span.generated");
+    replace(continuation, h("span.muted", lastCharacters(prompt, SHOWN_PROMPT_CHARACTERS)), generated);
     try {
       await streamCompletion(model, prompt, OPTIONS, {
         signal,
@@ -106,10 +105,9 @@ function trial(job, model, signal) {
   return [
     area,
     h(
-      "div",
-      { class: "row" },
-      h("button", { type: "button", class: "button primary", onclick: generate }, "Generate"),
-      h("span", { class: "muted small" }, "Ghost text appears as you type; Tab accepts it."),
+      "div.row",
+      h("button.button.primary", { onclick: generate }, "Generate"),
+      h("span.muted.small", "Ghost text appears as you type; Tab accepts it."),
     ),
     continuation,
     error,

@@ -140,7 +140,6 @@ export async function useModel(model, { signal }) {
     h(
       "button",
       {
-        type: "button",
         role: "tab",
         id: `use-model-${snippet.id}`,
         "aria-controls": "use-model-panel",
@@ -150,7 +149,7 @@ export async function useModel(model, { signal }) {
       snippet.label,
     ),
   );
-  const panel = h("div", { class: "code-panel", role: "tabpanel", id: "use-model-panel", tabindex: 0 });
+  const panel = h("div.code-panel", { role: "tabpanel", id: "use-model-panel", tabindex: 0 });
 
   function show(selected) {
     snippets.forEach((snippet, index) => {
@@ -183,30 +182,27 @@ export async function useModel(model, { signal }) {
 
   show(snippets.find((snippet) => snippet.id === storedTab()) ?? snippets[0]);
   return h(
-    "section",
-    { class: "card stack", "aria-labelledby": "use-model-title" },
+    "section.card.stack",
+    { "aria-labelledby": "use-model-title" },
     h("h2", { id: "use-model-title" }, "Use this model"),
-    h("div", { class: "code-tabs", role: "tablist", "aria-labelledby": "use-model-title" }, tabs),
+    h("div.code-tabs", { role: "tablist", "aria-labelledby": "use-model-title" }, tabs),
     panel,
   );
 }
 
 function codeBlock(code) {
-  const pre = h("pre", {}, code);
-  const status = h("span", { role: "status", class: "small muted" });
+  const pre = h("pre", code);
+  const status = h("span.small.muted", { role: "status" });
   const onclick = async () => {
     status.textContent = (await copy(code)) ? "Copied" : "Selected: copy it with Ctrl+C";
     if (status.textContent !== "Copied") getSelection()?.selectAllChildren(pre);
   };
-  return [
-    pre,
-    h("div", { class: "row" }, h("button", { type: "button", class: "button small", onclick }, "Copy"), status),
-  ];
+  return [pre, h("div.row", h("button.button.small", { onclick }, "Copy"), status)];
 }
 
 function notes(snippet, { model, key }) {
-  const code = (text) => h("code", {}, text);
-  const note = (...children) => h("p", { class: "small muted" }, children);
+  const code = (text) => h("code", text);
+  const note = (...children) => h("p.small.muted", children);
   return [
     key &&
       note(
@@ -259,7 +255,7 @@ async function copy(text) {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    const area = h("textarea", { class: "visually-hidden", value: text, "aria-hidden": "true", tabindex: -1 });
+    const area = h("textarea.visually-hidden", { value: text, "aria-hidden": "true", tabindex: -1 });
     const focused = document.activeElement;
     document.body.append(area);
     area.select();

@@ -25,8 +25,8 @@ const SETTLE_MS = 120; // without scrolling, before `onVisible` is called
  */
 export function virtualList({ label, rowHeight, renderRow, onSelect, onOpen, onKey, onVisible, signal }) {
   const id = uniqueId("rows");
-  const content = h("div", { class: "rows-content", role: "presentation" });
-  const node = h("div", { class: "lines", role: "listbox", tabindex: 0, "aria-label": label }, content);
+  const content = h("div.rows-content", { role: "presentation" });
+  const node = h("div.lines", { role: "listbox", tabindex: 0, "aria-label": label }, content);
   /** @type {Map<number, HTMLElement>} */ const shown = new Map();
   let count = 0;
   let selected = -1;

@@ -1,14 +1,13 @@
 /** The alerts of a model: flagged lines in groups, to acknowledge, label and suppress. Updated while it is shown. */
 
-import { apiPath, get, isAbort, listAll, request } from "../api.js";
+import { apiPath, get, isAbort, listAll, repeat, request } from "../api.js";
 import { decide, PERIODS } from "../components/alert-decisions.js";
 import { alertDetails, alertRarity, severityBadge } from "../components/alert-details.js";
-import { dataTable } from "../components/data-table.js";
-import { timeAgo } from "../components/facts.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { select } from "../components/form-fields.js";
 import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, noMatch } from "../components/notice.js";
+import { emptyState, errorBox } from "../components/notice.js";
 import { notificationTargets } from "../components/notification-targets.js";
 import { saveFile } from "../components/save-file.js";
 import { sparkline } from "../components/sparkline.js";
@@ -55,7 +54,7 @@ export async function alertsView(page) {
 
   const status = h("div", { "aria-live": "polite" });
   const suppressions = suppressionList({ signal, onEnded: load });
-  const totals = h("div", { class: "row totals", role: "group", "aria-label": "Severity" });
+  const totals = h("div.row.totals", { role: "group", "aria-label": "Severity" });
   const details = alertDetails({ signal, onDecided: load, onClose: close });
 
   const filterSelect = (name, label, options) => {
@@ -119,12 +118,10 @@ export async function alertsView(page) {
         class: "cut",
         value: (alert) => alert.title,
         cell: (alert) => [
-          alert.label && [h("span", { class: "badge" }, alert.label), " "],
+          alert.label && [h("span.badge", alert.label), " "],
           h(
-            "button",
+            "button.link.cut.mono",
             {
-              type: "button",
-              class: "link cut mono",
               title: `${alert.title}\n${alert.template}`,
               onclick: () => open(alert),
             },
@@ -132,13 +129,7 @@ export async function alertsView(page) {
           ),
         ],
       },
-      {
-        label: "Count",
-        isNumber: true,
-        isDescending: true,
-        value: (alert) => alert.count,
-        cell: (alert) => integer(alert.count),
-      },
+      numberColumn("Count", (alert) => alert.count, integer),
       { label: "Trend", cell: (alert) => sparkline(alert.counts, alert.interval_s) },
       {
         label: "Source",
@@ -146,18 +137,8 @@ export async function alertsView(page) {
         value: (alert) => alert.sources[0] ?? "",
         cell: (alert) => h("span", { title: alert.sources.join(", ") }, alert.sources.join(", ") || "–"),
       },
-      {
-        label: "First",
-        isDescending: true,
-        value: (alert) => alert.first_seen,
-        cell: (alert) => timeAgo(alert.first_seen),
-      },
-      {
-        label: "Last",
-        isDescending: true,
-        value: (alert) => alert.last_seen,
-        cell: (alert) => timeAgo(alert.last_seen),
-      },
+      timeColumn("First", (alert) => alert.first_seen),
+      timeColumn("Last", (alert) => alert.last_seen),
     ],
     actions: [{ label: "Acknowledge", key: "a", run: (chosen) => decideOn(chosen, { action: "acknowledge" }) }],
     controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", LABELS), bulk],
@@ -166,8 +147,8 @@ export async function alertsView(page) {
       (!filters.label || (alert.label ?? "none") === filters.label),
     onOpen: open,
     onCurrent: (alert) => opened && open(alert),
-    empty: (isSearch) =>
-      isSearch || filters.state !== "open" || filters.severity || filters.label ? noMatch("alert") : noAlert(),
+    empty: noAlert(),
+    isFiltered: () => filters.state !== "open" || Boolean(filters.severity || filters.label),
     signal,
   });
 
@@ -225,12 +206,11 @@ export async function alertsView(page) {
         h(
           "button",
           {
-            type: "button",
             class: `button small total ${severity}`,
             "aria-pressed": String(filters.severity === severity),
             onclick: () => choose(severity),
           },
-          h("span", { class: "strong number" }, integer(all.filter((alert) => alert.severity === severity).length)),
+          h("span.strong.number", integer(all.filter((alert) => alert.severity === severity).length)),
           ` ${severity}`,
         ),
       ),
@@ -261,18 +241,12 @@ export async function alertsView(page) {
   }
 
   async function exportAlerts(format) {
-    try {
-      const response = await request("GET", `${apiPath("/v1/models", model, "alerts", "export")}?format=${format}`, {
-        signal,
-      });
-      saveFile(await response.blob(), `${model.split("@")[0]}-alerts.${format}`);
-    } catch (error) {
-      showError(error);
-    }
+    const path = apiPath("/v1/models", model, "alerts", "export");
+    const response = await request("GET", `${path}?format=${format}`, { signal });
+    saveFile(await response.blob(), `${model.split("@")[0]}-alerts.${format}`);
   }
 
-  const timer = setInterval(() => document.hidden || poll(), POLL_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  repeat(poll, POLL_MS, signal);
   window.addEventListener(
     "keydown",
     ({ key, defaultPrevented }) =>
@@ -288,30 +262,21 @@ export async function alertsView(page) {
     load();
   });
   picker.setAttribute("aria-label", "Model");
-  const live = h("a", { class: "button small", href: liveAddress(model) }, "Live lines");
+  const live = h("a.button.small", { href: liveAddress(model) }, "Live lines");
   const exportButton = (label, format) =>
     h(
-      "button",
-      { type: "button", class: "button small", "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) },
+      "button.button.small",
+      { "aria-label": `Export ${label}`, onclick: () => exportAlerts(format).catch(showError) },
       label,
     );
   const layout = h("div", { class: `table-with-panel${opened ? " has-panel" : ""}` }, table.node, details.node);
   load();
   return h(
-    "div",
-    { class: "view dense" },
+    "div.view.dense",
     h(
-      "div",
-      { class: "row apart" },
-      h("div", { class: "row" }, h("h1", {}, "Alerts"), totals),
-      h(
-        "div",
-        { class: "row" },
-        h("div", { class: "picker" }, picker),
-        live,
-        exportButton("CSV", "csv"),
-        exportButton("JSON", "json"),
-      ),
+      "div.row.apart",
+      h("div.row", h("h1", "Alerts"), totals),
+      h("div.row", h("div.picker", picker), live, exportButton("CSV", "csv"), exportButton("JSON", "json")),
     ),
     missingModel(missing, selected),
     status,
@@ -326,7 +291,7 @@ function shortTitle(title) {
   const [before, marked, ...after] = title.split(/»(.*?)«/s);
   if (marked === undefined) return maskedLine(title);
   const shown = before.length > CONTEXT_CHARACTERS + 4 ? `…${before.slice(-CONTEXT_CHARACTERS)}` : before;
-  return [maskedLine(shown), h("mark", {}, maskedLine(marked)), maskedLine(after.join(""))];
+  return [maskedLine(shown), h("mark", maskedLine(marked)), maskedLine(after.join(""))];
 }
 
 function liveAddress(model) {

@@ -4,7 +4,7 @@ import { apiPath, get, post } from "../api.js";
 import { field, select } from "../components/form-fields.js";
 import { investigation } from "../components/investigation.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
+import { attemptIn, emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
 import { runProgress } from "../components/run-progress.js";
 import { h, replace } from "../dom.js";
 import { count } from "../format.js";
@@ -38,11 +38,12 @@ export async function anomaliesView(page) {
     value: draft.text,
     oninput: () => saveDraft({ text: area.value, isScored: false }),
   });
-  const formTitle = h("summary", {}, "Model and lines");
-  const form = h("details", { class: "card", open: true, "aria-label": "Model and lines" }); // folds after a run
-  const messages = h("div", { class: "stack tight", "aria-live": "polite" });
-  const result = h("div", { class: "stack" });
-  const calibrationField = h("div", {});
+  const formTitle = h("summary", "Model and lines");
+  const form = h("details.card", { open: true, "aria-label": "Model and lines" }); // folds after a run
+  const messages = h("div.stack.tight", { "aria-live": "polite" });
+  const attempt = attemptIn(messages, signal);
+  const result = h("div.stack");
+  const calibrationField = h("div");
   const modelField = field({
     name: "model",
     label: "Model",
@@ -95,7 +96,7 @@ export async function anomaliesView(page) {
     requests += 1;
     const request = requests;
     const requested = model;
-    replace(messages, h("p", { class: "muted" }, "Reading the log…"));
+    replace(messages, h("p.muted", "Reading the log…"));
     try {
       modelInfo = modelInfo.catch(loadModelInfo);
       const { calibrations, lineEnd } = await modelInfo;
@@ -120,10 +121,10 @@ export async function anomaliesView(page) {
     /** @type {{node: Node, refresh: () => void} | null} */ let shown = null;
     const progress = runProgress(run, {
       onResume: () => shownRun.run(signal),
-      onTrain: trainAgain,
-      onRecalibrate: calibrate,
+      onTrain: () => attempt(trainAgain),
+      onRecalibrate: () => attempt(calibrate),
     });
-    const body = h("div", {});
+    const body = h("div");
     replace(result, h("div", { "aria-live": "polite" }, progress.node), body);
     const update = () => {
       if (signal.aborted || run !== shownRun) return;
@@ -131,7 +132,7 @@ export async function anomaliesView(page) {
       if (shown) shown.refresh();
       else if (shownRun.log.length > 0) {
         const address = new URLSearchParams(currentAddress().split("?")[1]);
-        shown = investigation(shownRun, { query: address, signal, onCalibrate: calibrate });
+        shown = investigation(shownRun, { query: address, signal, onCalibrate: () => attempt(calibrate) });
         replace(body, shown.node);
       }
     };
@@ -144,31 +145,23 @@ export async function anomaliesView(page) {
     if (!run) return;
     const calibrated = run;
     calibrated.stop();
-    try {
-      replace(messages, h("p", { class: "muted" }, "Calibrating…"));
-      const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
-      await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
-      toast(
-        `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
-      );
-      setCalibration("");
-      modelInfo = loadModelInfo();
-      await scoreAgain();
-    } catch (error) {
-      showError(error);
-    }
+    replace(messages, h("p.muted", "Calibrating…"));
+    const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
+    await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
+    toast(
+      `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
+    );
+    setCalibration("");
+    modelInfo = loadModelInfo();
+    await scoreAgain();
   }
 
   /** Make a corpus of these lines, to train on from the model. */
   async function trainAgain() {
     if (!run) return;
-    try {
-      replace(messages, h("p", { class: "muted" }, "Uploading…"));
-      const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
-      navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
-    } catch (error) {
-      showError(error);
-    }
+    replace(messages, h("p.muted", "Uploading…"));
+    const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
+    navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
   }
 
   async function scoreAgain() {
@@ -180,7 +173,7 @@ export async function anomaliesView(page) {
 
   async function scoreText() {
     if (!area.value.trim()) {
-      replace(messages, warningBox(h("p", {}, "There are no lines to score. Paste some, or choose a log file.")));
+      replace(messages, warningBox(h("p", "There are no lines to score. Paste some, or choose a log file.")));
       area.focus();
       return;
     }
@@ -202,16 +195,8 @@ export async function anomaliesView(page) {
   }
 
   async function scoreExample() {
-    try {
-      area.value = await exampleLines(model, signal);
-      await scoreText();
-    } catch (error) {
-      showError(error);
-    }
-  }
-
-  function showError(error) {
-    if (!signal.aborted) replace(messages, errorBox(error));
+    area.value = await exampleLines(model, signal);
+    await scoreText();
   }
 
   area.addEventListener("drop", (event) => {
@@ -219,9 +204,8 @@ export async function anomaliesView(page) {
     event.preventDefault();
     scoreFile(event.dataTransfer.files[0]);
   });
-  const fileInput = h("input", {
+  const fileInput = h("input.visually-hidden", {
     type: "file",
-    class: "visually-hidden",
     id: "log-file",
     onchange: () => {
       if (fileInput.files.length) scoreFile(fileInput.files[0]);
@@ -232,17 +216,15 @@ export async function anomaliesView(page) {
   form.append(
     formTitle,
     h(
-      "div",
-      { class: "stack" },
-      h("div", { class: "columns" }, modelField.node, calibrationField),
+      "div.stack",
+      h("div.columns", modelField.node, calibrationField),
       area,
       h(
-        "div",
-        { class: "row" },
-        h("button", { type: "button", class: "button primary", onclick: scoreText }, "Find anomalies"),
-        h("label", { class: "button", for: "log-file" }, "Choose a file"),
+        "div.row",
+        h("button.button.primary", { onclick: scoreText }, "Find anomalies"),
+        h("label.button", { for: "log-file" }, "Choose a file"),
         fileInput,
-        h("button", { type: "button", class: "button", onclick: scoreExample }, "Try an example"),
+        h("button.button", { onclick: () => attempt(scoreExample) }, "Try an example"),
       ),
     ),
   );
@@ -251,7 +233,7 @@ export async function anomaliesView(page) {
   const isOfLastRun = lastRun && lastRun.model === model && lastRun.calibration === calibration;
   if (lastRun && isOfLastRun && (lastRun.source.isFile ? lastRun.source.name === file : !file)) show(lastRun);
   else if (file)
-    replace(messages, hintBox(h("p", {}, `Choose the file ${file} again to see it: a page cannot reopen it.`)));
+    replace(messages, hintBox(h("p", `Choose the file ${file} again to see it: a page cannot reopen it.`)));
   else if (draft.isScored && draft.text.trim()) score((lineEnd) => pastedSource(draft.text, lineEnd));
   else {
     replace(
@@ -263,5 +245,5 @@ export async function anomaliesView(page) {
     );
   }
 
-  return h("div", { class: "view" }, h("h1", {}, "Anomalies"), missingModel(missing, selected), form, messages, result);
+  return h("div.view", h("h1", "Anomalies"), missingModel(missing, selected), form, messages, result);
 }

@@ -5,6 +5,7 @@ import { select } from "../components/form-fields.js";
 import { AXES, axisOptions, heldOutCurve } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
 import { emptyState, warningBox } from "../components/notice.js";
+import { scrollable, table } from "../components/table.js";
 import { h } from "../dom.js";
 import { bits, byteSize, duration, integer } from "../format.js";
 
@@ -19,13 +20,12 @@ export async function compareView({ query, signal }) {
   const missing = shownIds.filter((_, index) => results[index].status === "rejected");
   if (!models.length) {
     return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Compare models"),
+      "div.view",
+      h("h1", "Compare models"),
       emptyState(
         "Nothing to compare",
         "Select two or more models in the list to compare them.",
-        h("a", { class: "button primary", href: "#/models" }, "Models"),
+        h("a.button.primary", { href: "#/models" }, "Models"),
       ),
     );
   }
@@ -49,67 +49,43 @@ export async function compareView({ query, signal }) {
   draw();
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/models" }, "Models"), " / Compare"),
-    h("h1", {}, "Compare models"),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/models" }, "Models"), " / Compare"),
+    h("h1", "Compare models"),
     ids.length > MAX_MODELS &&
-      warningBox(h("p", {}, `The first ${MAX_MODELS} of ${ids.length} models are shown. Select fewer models.`)),
-    missing.length > 0 && warningBox(h("p", {}, `Not found: ${missing.join(", ")}. They may have been deleted.`)),
+      warningBox(h("p", `The first ${MAX_MODELS} of ${ids.length} models are shown. Select fewer models.`)),
+    missing.length > 0 && warningBox(h("p", `Not found: ${missing.join(", ")}. They may have been deleted.`)),
     h(
-      "section",
-      { class: "card stack" },
+      "section.card.stack",
       h(
-        "div",
-        { class: "row apart" },
-        h("h2", {}, "Held-out bits per character, network alone"),
-        h("div", { class: "row" }, h("label", { for: "axis", class: "small" }, "X axis"), h("div", {}, axis)),
+        "div.row.apart",
+        h("h2", "Held-out bits per character, network alone"),
+        h("div.row", h("label.small", { for: "axis" }, "X axis"), h("div", axis)),
       ),
       chart.node,
       new Set(models.map((model) => model.corpus)).size > 1 &&
         h(
-          "p",
-          { class: "small muted" },
+          "p.small.muted",
           "These models were trained on different corpora, so their bits per character are not comparable.",
         ),
     ),
-    h("section", { class: "card" }, figuresTable(models)),
+    h("section.card", figuresTable(models)),
   );
 }
 
 function figuresTable(models) {
-  const headings = ["Model", "Held-out bits per character", "Network", "Parameters", "Training time", "Size"];
-  return h(
-    "div",
-    { class: "scrollable", tabindex: 0, role: "region", "aria-label": "Figures" },
-    h(
-      "table",
-      {},
-      h(
-        "thead",
-        {},
-        h(
-          "tr",
-          {},
-          headings.map((heading) => h("th", { scope: "col" }, heading)),
-        ),
-      ),
-      h(
-        "tbody",
-        {},
-        models.map((model) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id)),
-            h("td", { class: "number" }, bits(model.report.validation_bits_per_character)),
-            h("td", {}, `${model.network.architecture}, ${model.network.layers} × ${model.network.units}`),
-            h("td", { class: "number" }, integer(model.parameters)),
-            h("td", { class: "number" }, duration(model.report.training_seconds)),
-            h("td", { class: "number" }, byteSize(model.files["model.onnx"]?.bytes)),
-          ),
-        ),
-      ),
+  return scrollable(
+    "Figures",
+    table(
+      ["Model", "Held-out bits per character", "Network", "Parameters", "Training time", "Size"],
+      models.map(({ id, network, parameters, report, files }) => [
+        h("a", { href: `#/models/${encodeURIComponent(id)}` }, id),
+        bits(report.validation_bits_per_character),
+        h("td", `${network.architecture}, ${network.layers} × ${network.units}`),
+        integer(parameters),
+        duration(report.training_seconds),
+        byteSize(files["model.onnx"]?.bytes),
+      ]),
     ),
   );
 }

@@ -1,18 +1,17 @@
 /** All corpora, and a drop zone to upload one. */
 
 import { apiPath, listAll } from "../api.js";
-import { dataTable } from "../components/data-table.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { dropzone } from "../components/dropzone.js";
-import { timeAgo } from "../components/facts.js";
-import { deleteAll, emptyState, errorBox, noMatch, sentence, toast } from "../components/notice.js";
-import { h, replace } from "../dom.js";
+import { attemptIn, deleteAll, emptyState, sentence, toast } from "../components/notice.js";
+import { h } from "../dom.js";
 import { byteSize, corpusName, count, integer } from "../format.js";
 import { navigate } from "../router.js";
 
 /** @param {import('../router.js').Page} page */
 export async function corporaView({ signal, reload }) {
   const corpora = await listAll("/v1/corpora", { signal });
-  const status = h("div", {});
+  const status = h("div");
   const table = dataTable({
     noun: "corpus",
     key: (corpus) => corpus.id,
@@ -28,19 +27,19 @@ export async function corporaView({ signal, reload }) {
           corpus.warnings.length > 0 && [
             " ",
             h(
-              "span",
-              { class: "badge paused", title: corpus.warnings.map(sentence).join(" ") },
+              "span.badge.paused",
+              { title: corpus.warnings.map(sentence).join(" ") },
               count(corpus.warnings.length, "warning"),
             ),
           ],
         ],
       },
-      { label: "Kind", value: (corpus) => corpus.kind ?? "", cell: (corpus) => corpus.kind ?? "–" },
-      number("Characters", (corpus) => corpus.characters, integer),
-      number("Distinct", (corpus) => corpus.distinct_characters, integer),
-      number("Lines", (corpus) => corpus.lines, integer),
-      number("Size", (corpus) => corpus.bytes, byteSize),
-      { label: "Created", isDescending: true, value: (one) => one.created_at, cell: (one) => timeAgo(one.created_at) },
+      { label: "Kind", value: (corpus) => corpus.kind ?? "" },
+      numberColumn("Characters", (corpus) => corpus.characters, integer),
+      numberColumn("Distinct", (corpus) => corpus.distinct_characters, integer),
+      numberColumn("Lines", (corpus) => corpus.lines, integer),
+      numberColumn("Size", (corpus) => corpus.bytes, byteSize),
+      timeColumn("Created", (corpus) => corpus.created_at),
       {
         label: "Train",
         cell: (corpus) =>
@@ -56,25 +55,21 @@ export async function corporaView({ signal, reload }) {
             name: corpusName,
             path: ({ id }) => apiPath("/v1/corpora", id),
             text: "The texts are deleted. Models trained on them are kept. This cannot be undone.",
-            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            attempt: attemptIn(status, signal),
             onDeleted: reload,
           }),
       },
     ],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("corpus")
-        : emptyState(
-            "No corpus yet",
-            "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
-          ),
+    empty: emptyState(
+      "No corpus yet",
+      "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
+    ),
     signal,
   });
   table.update(corpora);
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Corpora"),
+    "div.view",
+    h("h1", "Corpora"),
     dropzone({
       signal,
       withSample: corpora.length === 0,
@@ -86,8 +81,4 @@ export async function corporaView({ signal, reload }) {
     status,
     table.node,
   );
-}
-
-function number(label, value, format) {
-  return { label, isNumber: true, isDescending: true, value, cell: (item) => format(value(item)) };
 }

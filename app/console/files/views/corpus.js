@@ -1,10 +1,9 @@
 /** One corpus: its statistics, its first characters, its warnings, and the models trained on it. */
 
-import { apiPath, get, listAll, remove } from "../api.js";
+import { apiPath, get, listAll } from "../api.js";
 import { corpusKind } from "../components/corpus-kind.js";
-import { confirmAction } from "../components/dialog.js";
 import { fact } from "../components/facts.js";
-import { errorBox, hintBox, sentence, toast, warningBox } from "../components/notice.js";
+import { attemptIn, deleteAll, hintBox, sentence, warningBox } from "../components/notice.js";
 import { h, inlineCode, replace } from "../dom.js";
 import { byteSize, corpusName, dateTime, integer } from "../format.js";
 import { navigate } from "../router.js";
@@ -13,53 +12,42 @@ import { navigate } from "../router.js";
 export async function corpusView({ params, signal }) {
   const corpus = await get(apiPath("/v1/corpora", params.corpus), { signal });
   const models = (await listAll("/v1/models", { signal })).filter((model) => model.corpus === corpus.id);
-  const status = h("div", {});
-  const masks = h("div", {}, maskHint(corpus));
+  const status = h("div");
+  const masks = h("div", maskHint(corpus));
   const name = corpusName(corpus);
 
-  async function deleteCorpus() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${name}?`,
+  const deleteCorpus = () =>
+    deleteAll("corpus", [corpus], {
+      name: corpusName,
+      path: ({ id }) => apiPath("/v1/corpora", id),
       text: "The text is deleted. Models trained on it are kept. This cannot be undone.",
-      action: "Delete the corpus",
+      attempt: attemptIn(status, signal),
+      onDeleted: () => navigate("/corpora", { replaces: true }),
     });
-    if (!isConfirmed) return;
-    try {
-      await remove(apiPath("/v1/corpora", corpus.id));
-      toast(`${name} was deleted.`);
-      navigate("/corpora", { replaces: true });
-    } catch (error) {
-      replace(status, errorBox(error));
-    }
-  }
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/corpora" }, "Corpora"), " / ", name),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/corpora" }, "Corpora"), " / ", name),
     h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, name),
+      "div.row.apart",
+      h("h1", name),
       h(
-        "div",
-        { class: "row" },
-        h("a", { class: "button primary", href: `#/train?corpus=${corpus.id}` }, "Train a model"),
-        h("button", { class: "button danger", type: "button", onclick: deleteCorpus }, "Delete"),
+        "div.row",
+        h("a.button.primary", { href: `#/train?corpus=${corpus.id}` }, "Train a model"),
+        h("button.button.danger", { onclick: deleteCorpus }, "Delete"),
       ),
     ),
     status,
     corpus.warnings.length > 0 &&
       warningBox(
-        h("p", { class: "strong" }, "This corpus may be hard to learn"),
-        corpus.warnings.map((text) => h("p", {}, inlineCode(sentence(text)))),
+        h("p.strong", "This corpus may be hard to learn"),
+        corpus.warnings.map((text) => h("p", inlineCode(sentence(text)))),
       ),
     h(
-      "section",
-      { class: "card stack", "aria-label": "Statistics" },
+      "section.card.stack",
+      { "aria-label": "Statistics" },
       h(
-        "dl",
-        { class: "facts" },
+        "dl.facts",
         fact("Characters", integer(corpus.characters)),
         fact("Distinct characters", integer(corpus.distinct_characters)),
         fact("Lines", integer(corpus.lines)),
@@ -70,24 +58,17 @@ export async function corpusView({ params, signal }) {
       corpusKind(corpus, (changed) => replace(masks, maskHint(changed))),
     ),
     masks,
-    h(
-      "section",
-      { class: "stack tight" },
-      h("h2", {}, "First characters"),
-      h("div", { class: "sample" }, corpus.sample),
-    ),
+    h("section.stack.tight", h("h2", "First characters"), h("div.sample", corpus.sample)),
     models.length > 0 &&
       h(
-        "section",
-        { class: "stack tight" },
-        h("h2", {}, "Models trained on this corpus"),
+        "section.stack.tight",
+        h("h2", "Models trained on this corpus"),
         h(
-          "ul",
-          { class: "row" },
-          models.map((model) => h("li", {}, h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id))),
+          "ul.row",
+          models.map((model) => h("li", h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id))),
         ),
       ),
-    h("p", { class: "muted small" }, "ID ", h("code", {}, corpus.id), " · SHA-256 ", h("code", {}, corpus.sha256)),
+    h("p.muted.small", "ID ", h("code", corpus.id), " · SHA-256 ", h("code", corpus.sha256)),
   );
 }
 
@@ -97,7 +78,6 @@ function maskHint({ kind, suggested_masks: masks }) {
   return hintBox(
     h(
       "p",
-      {},
       `This corpus is a log. Training masks the values that change from line to line: ${names}. ` +
         "You can change the masks before you train.",
     ),

@@ -1,6 +1,6 @@
 /** The home page: without a model, from a text file to a trained model; with one, an overview of the service. */
 
-import { get, listAll, request } from "../api.js";
+import { get, listAll, repeat, request } from "../api.js";
 import { characterDistribution } from "../components/bar-chart.js";
 import { heatMap } from "../components/heat-map.js";
 import { timeAgo } from "../components/facts.js";
@@ -26,18 +26,14 @@ export async function homeView(page) {
 
 function homeWithoutModels(jobs, signal) {
   return h(
-    "div",
-    { class: "view" },
+    "div.view",
     h(
-      "div",
-      { class: "hero" },
+      "div.hero",
       h(
-        "div",
-        { class: "stack" },
-        h("h1", {}, "Train a character-level model on your text"),
+        "div.stack",
+        h("h1", "Train a character-level model on your text"),
         h(
-          "p",
-          { class: "lead" },
+          "p.lead",
           "Drop in a text file and click Train. A minute later you have a model that completes your text as you " +
             "type and finds anomalous lines in logs. Your data stays on this service.",
         ),
@@ -47,8 +43,7 @@ function homeWithoutModels(jobs, signal) {
     quickTrain({ signal }),
     jobs.length > 0 && section("Jobs", jobList(jobs, signal)),
     h(
-      "div",
-      { class: "columns steps" },
+      "div.columns.steps",
       step(
         "1. Upload a text",
         "Names, logs, code or prose: whatever you want to complete or monitor. Start with about 100,000 characters.",
@@ -65,8 +60,8 @@ function homeWithoutModels(jobs, signal) {
 function overview(models, jobs, page) {
   const { signal } = page;
   const good = models.find(({ problems }) => problems.length === 0);
-  const figures = h("div", { class: "overview" });
-  const running = h("div", { class: "list" });
+  const figures = h("div.overview");
+  const running = h("div.list");
   /** @type {Map<string, ReturnType<typeof jobCard>>} */ let cards = new Map();
 
   async function loadFigures() {
@@ -101,24 +96,15 @@ function overview(models, jobs, page) {
 
   drawJobs(jobs);
   loadFigures();
-  const timers = [
-    setInterval(() => document.hidden || loadJobs(), JOBS_MS),
-    setInterval(() => document.hidden || loadFigures(), FIGURES_MS),
-  ];
-  signal.addEventListener("abort", () => timers.forEach(clearInterval));
+  repeat(loadJobs, JOBS_MS, signal);
+  repeat(loadFigures, FIGURES_MS, signal);
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Overview"),
+    "div.view",
+    h("h1", "Overview"),
     figures,
     h(
-      "div",
-      { class: "columns" },
-      section(
-        "Jobs",
-        jobs.length ? running : h("p", { class: "muted" }, "No job yet."),
-        h("a", { href: "#/jobs" }, "All jobs"),
-      ),
+      "div.columns",
+      section("Jobs", jobs.length ? running : h("p.muted", "No job yet."), h("a", { href: "#/jobs" }, "All jobs")),
       section(
         "Newest model",
         good ? newestModel(good) : noGoodModel(models[0]),
@@ -134,13 +120,12 @@ function alertTotals({ open }) {
   return figure(
     "Open alerts",
     h(
-      "p",
-      { class: "row" },
+      "p.row",
       severities.map((severity) =>
         h(
           "a",
           { class: `button small total ${severity}`, href: `#/alerts?severity=${severity}` },
-          h("span", { class: "strong number" }, integer(open[severity])),
+          h("span.strong.number", integer(open[severity])),
           ` ${severity}`,
         ),
       ),
@@ -149,7 +134,7 @@ function alertTotals({ open }) {
 }
 
 function scoredLines({ scored_last_hour: lines }) {
-  return figure("Lines scored in the last hour", h("p", { class: "figure number" }, integer(lines)));
+  return figure("Lines scored in the last hour", h("p.figure.number", integer(lines)));
 }
 
 function healthOf(health) {
@@ -157,32 +142,29 @@ function healthOf(health) {
   return figure(
     "Health",
     h(
-      "p",
-      { class: "row" },
+      "p.row",
       h(
         "span",
         { class: `badge ${problems.length ? "paused" : health ? "succeeded" : ""}` },
         health ? health.status.replace("_", " ") : "not known",
       ),
     ),
-    h("p", { class: "small" }, h("a", { href: "#/keys" }, "API keys")),
-    problems.map(({ part, problem, effect }) => h("p", { class: "small" }, `${part} ${problem}: ${effect}`)),
+    h("p.small", h("a", { href: "#/keys" }, "API keys")),
+    problems.map(({ part, problem, effect }) => h("p.small", `${part} ${problem}: ${effect}`)),
   );
 }
 
 function figure(title, ...content) {
-  return h("section", { class: "card stack tight" }, h("h2", { class: "small muted" }, title), content);
+  return h("section.card.stack.tight", h("h2.small.muted", title), content);
 }
 
 function newestModel(model) {
   const id = encodeURIComponent(model.id);
   return h(
-    "article",
-    { class: "item" },
-    h("h3", {}, h("a", { href: `#/models/${id}` }, model.id)),
+    "article.item",
+    h("h3", h("a", { href: `#/models/${id}` }, model.id)),
     h(
-      "p",
-      { class: "muted small number" },
+      "p.muted.small.number",
       [
         model.kind,
         model.bits_per_character !== null && `${bits(model.bits_per_character)} bits per character`,
@@ -192,14 +174,12 @@ function newestModel(model) {
         .map((one) => `${one} · `),
       timeAgo(model.created_at),
     ),
-    h("div", { class: "row" }, modelActions(model)),
+    h("div.row", modelActions(model)),
   );
 }
 
 function noGoodModel({ id, problems }) {
-  return warningBox(
-    h("p", {}, h("a", { href: `#/models/${encodeURIComponent(id)}` }, id), ": ", sentence(problems[0])),
-  );
+  return warningBox(h("p", h("a", { href: `#/models/${encodeURIComponent(id)}` }, id), ": ", sentence(problems[0])));
 }
 
 /** What a model does: ghost text, the distribution of the next character, a heat map. */
@@ -212,11 +192,11 @@ function illustration() {
   const line = Array.from("Failed pasxword for root");
   const bits = line.map((_, index) => ({ 9: 2.2, 10: 14, 11: 6.4, 12: 1.3 })[index] ?? 0.2);
   return h(
-    "div",
-    { class: "card illustration", "aria-hidden": "true" },
-    h("p", {}, "morality is the thin", h("span", { class: "caret" }), h("span", { class: "ghost" }, "g that we call")),
+    "div.card.illustration",
+    { "aria-hidden": "true" },
+    h("p", "morality is the thin", h("span.caret"), h("span.ghost", "g that we call")),
     characterDistribution(candidates),
-    h("p", {}, heatMap(line, bits)),
+    h("p", heatMap(line, bits)),
   );
 }
 
@@ -225,9 +205,9 @@ function jobList(jobs, signal) {
 }
 
 function section(title, content, link = null) {
-  return h("section", { class: "stack" }, h("div", { class: "row apart" }, h("h2", {}, title), link), content);
+  return h("section.stack", h("div.row.apart", h("h2", title), link), content);
 }
 
 function step(title, text) {
-  return h("section", { class: "stack tight" }, h("h2", {}, title), h("p", { class: "muted" }, text));
+  return h("section.stack.tight", h("h2", title), h("p.muted", text));
 }

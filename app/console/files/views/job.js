@@ -10,7 +10,7 @@ import { drawSamples } from "../components/job-samples.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
 import { maskedLine } from "../components/marked-line.js";
-import { errorBox, formWords, hintBox, sentence, toast } from "../components/notice.js";
+import { attemptIn, formWords, hintBox, sentence, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { followEvents } from "../event-stream.js";
 
@@ -27,16 +27,18 @@ export async function jobView({ params, signal }) {
   let drawnActions = "";
 
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
-  const heading = h("h1", {}); // stays while its job changes: it is focused when the view opens
+  const heading = h("h1"); // stays while its job changes: it is focused when the view opens
   const sections = {
-    actions: h("div", { class: "row" }),
-    error: h("div", {}),
-    outcome: h("div", { class: "stack" }),
-    progress: h("div", { class: "stack" }),
-    samples: h("div", { class: "stack" }),
-    log: h("div", { class: "stack tight" }),
-    configuration: h("div", {}),
+    actions: h("div.row"),
+    error: h("div"),
+    outcome: h("div.stack"),
+    progress: h("div.stack"),
+    samples: h("div.stack"),
+    log: h("div.stack.tight"),
+    configuration: h("div"),
   };
+
+  const attempt = attemptIn(sections.error, signal);
 
   function drawJob() {
     drawHead();
@@ -67,7 +69,10 @@ export async function jobView({ params, signal }) {
     drawnActions = actions;
     const focused = sections.actions.contains(document.activeElement) ? document.activeElement?.textContent : null;
     replace(heading, job.name, " ", statusBadge(job));
-    replace(sections.actions, jobActions(job, requestAction));
+    replace(
+      sections.actions,
+      jobActions(job, (action) => attempt(() => requestAction(action))),
+    );
     if (focused) [...sections.actions.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
   }
 
@@ -76,28 +81,19 @@ export async function jobView({ params, signal }) {
     drawSamples(sections.samples, samples, metrics);
     replace(
       sections.log,
-      log.length > 0 && h("h2", {}, "Log"),
-      log.map((text) => h("p", { class: "small" }, maskedLine(formWords(text)))),
+      log.length > 0 && h("h2", "Log"),
+      log.map((text) => h("p.small", maskedLine(formWords(text)))),
     );
   }
 
   async function requestAction(action) {
     const body = action === "cancel" ? await askHowToCancel(job) : undefined;
     if (body === null) return;
-    replace(sections.error);
-    try {
-      const wasFinal = FINAL_STATUSES.includes(job.status);
-      job = await post(apiPath("/v1/jobs", job.id, action), body);
-      if (wasFinal) return location.reload(); // nothing follows a job that had ended
-      if (job.asked) toast(`The job will ${action} after the current step.`);
-      drawJob();
-    } catch (error) {
-      showError(error);
-    }
-  }
-
-  function showError(error) {
-    if (!signal.aborted) replace(sections.error, errorBox(error));
+    const wasFinal = FINAL_STATUSES.includes(job.status);
+    job = await post(apiPath("/v1/jobs", job.id, action), body);
+    if (wasFinal) return location.reload(); // nothing follows a job that had ended
+    if (job.asked) toast(`The job will ${action} after the current step.`);
+    drawJob();
   }
 
   function handleEvent({ event, data }) {
@@ -140,22 +136,20 @@ export async function jobView({ params, signal }) {
 
   drawJob();
   drawEvents();
-  for (const task of [watchEvents(), pollProgress()]) task.catch(showError);
+  for (const task of [watchEvents, pollProgress]) attempt(task);
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/jobs" }, "Jobs"), " / ", job.id),
-    h("div", { class: "row apart" }, heading, sections.actions),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/jobs" }, "Jobs"), " / ", job.id),
+    h("div.row.apart", heading, sections.actions),
     sections.error,
     sections.outcome,
-    job.masked_by_default && hintBox(h("p", { class: "small" }, maskedLine(sentence(job.masked_by_default)))),
+    job.masked_by_default && hintBox(h("p.small", maskedLine(sentence(job.masked_by_default)))),
     sections.progress,
     h(
-      "div",
-      { class: "with-sidebar" },
-      h("section", { class: "card stack" }, h("h2", {}, "Learning curves"), chart.node),
-      h("section", { class: "card stack" }, h("h2", {}, "Samples"), sections.samples),
+      "div.with-sidebar",
+      h("section.card.stack", h("h2", "Learning curves"), chart.node),
+      h("section.card.stack", h("h2", "Samples"), sections.samples),
     ),
     sections.log,
     sections.configuration,

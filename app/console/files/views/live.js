@@ -7,7 +7,7 @@ import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, hintBox, toast } from "../components/notice.js";
+import { attemptIn, emptyState, errorBox, hintBox, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { followEvents } from "../event-stream.js";
@@ -27,19 +27,15 @@ export async function liveView(page) {
   let only = page.query.get("alert") ?? ""; // the id of the alert whose lines are shown, if the address names one
   /** @type {Node[]} */ let held = []; // lines that came while the list is paused
 
-  const status = h("section", { class: "card stack", "aria-label": "Ingested lines" });
+  const status = h("section.card.stack", { "aria-label": "Ingested lines" });
   const messages = h("div", { "aria-live": "polite" });
   const change = h("div", { "aria-live": "polite" });
   let shownChange = ""; // drawn anew only when it changes: screen readers announce it
-  const list = h("ol", { class: "list live-lines" });
-  const empty = h("div", {});
-  const filter = h("div", {});
-  const pause = h(
-    "button",
-    { type: "button", class: "button", "aria-pressed": "false", onclick: togglePause },
-    "Pause",
-  );
-  const alerts = h("a", { class: "button" }, "Alerts");
+  const list = h("ol.list.live-lines");
+  const empty = h("div");
+  const filter = h("div");
+  const pause = h("button.button", { "aria-pressed": "false", onclick: togglePause }, "Pause");
+  const alerts = h("a.button", "Alerts");
 
   function togglePause() {
     isPaused = !isPaused;
@@ -83,10 +79,7 @@ export async function liveView(page) {
   async function showExamples(id, abort) {
     const alert = await get(apiPath("/v1/models", model, "alerts", id), { signal: abort }).catch(() => null);
     if (alert && !abort.aborted)
-      replace(
-        empty,
-        h("section", { class: "stack tight" }, h("h2", {}, "Lines kept with the alert"), exampleList(alert)),
-      );
+      replace(empty, h("section.stack.tight", h("h2", "Lines kept with the alert"), exampleList(alert)));
   }
 
   function showAllAlerts() {
@@ -101,14 +94,12 @@ export async function liveView(page) {
     };
     return hintBox(
       h(
-        "div",
-        { class: "row apart" },
-        h("p", {}, "Only the flagged lines of one alert that agents sent are shown."),
+        "div.row.apart",
+        h("p", "Only the flagged lines of one alert that agents sent are shown."),
         h(
-          "div",
-          { class: "row" },
-          h("a", { class: "button small", href: alertAddress(model, only) }, "Show the alert"),
-          h("button", { type: "button", class: "button small", onclick: showAll }, "Show all flagged lines"),
+          "div.row",
+          h("a.button.small", { href: alertAddress(model, only) }, "Show the alert"),
+          h("button.button.small", { onclick: showAll }, "Show all flagged lines"),
         ),
       ),
     );
@@ -117,20 +108,16 @@ export async function liveView(page) {
   function showChange(found) {
     if (shownChange === (found?.sentence ?? "")) return;
     shownChange = found?.sentence ?? "";
-    replace(change, found && logChange(found, { onRecalibrate: recalibrate }));
+    replace(change, found && logChange(found, { onRecalibrate: () => attemptIn(messages, signal)(recalibrate) }));
   }
 
   /** Make the newest lines that were sent the default calibration of the model. */
   async function recalibrate() {
-    replace(messages, h("p", { class: "muted" }, "Calibrating…"));
-    try {
-      const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
-      toast(`Calibrated on the newest ${count(lines, "line")}.`);
-      replace(messages);
-      showChange(null);
-    } catch (error) {
-      if (!signal.aborted) replace(messages, errorBox(error));
-    }
+    replace(messages, h("p.muted", "Calibrating…"));
+    const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
+    toast(`Calibrated on the newest ${count(lines, "line")}.`);
+    replace(messages);
+    showChange(null);
   }
 
   async function followLines(followed, abort) {
@@ -160,9 +147,8 @@ export async function liveView(page) {
 
   follow();
   return h(
-    "div",
-    { class: "view" },
-    h("div", { class: "row apart" }, h("h1", {}, "Live lines"), h("div", { class: "row" }, pause, alerts)),
+    "div.view",
+    h("div.row.apart", h("h1", "Live lines"), h("div.row", pause, alerts)),
     missingModel(missing, selected),
     field({
       name: "model",
@@ -212,19 +198,16 @@ function noLine(alert) {
 
 function lineEntry(line) {
   return h(
-    "li",
-    { class: "item" },
+    "li.item",
     h(
-      "p",
-      { class: "small number" },
-      h("span", { class: "strong flag" }, rarity(line.p_value)),
+      "p.small.number",
+      h("span.strong.flag", rarity(line.p_value)),
       h(
-        "span",
-        { class: "muted" },
+        "span.muted",
         ` · ${[dateTime(line.time ?? line.received_at), line.source, line.model].filter(Boolean).join(" · ")} · `,
       ),
       h("a", { href: alertAddress(line.model, line.alert_id) }, "Alert"),
     ),
-    h("p", { class: "log-text mono" }, maskedLine(line.line, line.spans)),
+    h("p.log-text.mono", maskedLine(line.line, line.spans)),
   );
 }

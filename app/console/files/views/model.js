@@ -1,10 +1,10 @@
 /** One model: its figures and learning curves, how it compares with baselines, what it copies, its files. */
 
-import { apiPath, get, patch, remove } from "../api.js";
+import { apiPath, get, patch } from "../api.js";
 import { acceptance } from "../components/acceptance.js";
 import { aliasList } from "../components/alias-list.js";
 import { baselines } from "../components/baselines.js";
-import { askForText, confirmAction } from "../components/dialog.js";
+import { askForText } from "../components/dialog.js";
 import { experts } from "../components/experts.js";
 import { fact, timeAgo } from "../components/facts.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
@@ -13,9 +13,9 @@ import { memorization } from "../components/memorization.js";
 import { calibrationList, provenance, quantization, vocabulary } from "../components/model-details.js";
 import { modelActions } from "../components/model-actions.js";
 import { modelFiles } from "../components/model-files.js";
-import { errorBox, problemsBox, toast } from "../components/notice.js";
+import { attemptIn, deleteAll, problemsBox, toast } from "../components/notice.js";
 import { useModel } from "../components/use-model.js";
-import { h, replace } from "../dom.js";
+import { h } from "../dom.js";
 import { bits, duration, integer } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -30,18 +30,10 @@ export async function modelView({ params, signal }) {
     useModel(model, { signal }),
   ]);
   const report = { ...model.report, ...fullReport };
-  const status = h("div", {});
+  const status = h("div");
   const id = encodeURIComponent(model.id);
 
-  /** Run an action; show its error above the figures. */
-  async function attempt(action) {
-    replace(status);
-    try {
-      await action();
-    } catch (error) {
-      if (!signal.aborted) replace(status, errorBox(error));
-    }
-  }
+  const attempt = attemptIn(status, signal);
 
   async function rename() {
     const name = await askForText({
@@ -59,44 +51,37 @@ export async function modelView({ params, signal }) {
     navigate(`/models/${encodeURIComponent(renamed.id)}`, { replaces: true });
   }
 
-  async function deleteModel() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${model.id}?`,
+  const deleteModel = () =>
+    deleteAll("model", [model], {
+      name: () => model.id,
+      path: () => apiPath("/v1/models", model.id),
       text:
         "Its files are deleted, and calls of this version fail. With the last version of a name its alerts, their labels " +
         "and suppressions, and its settings are deleted, too. This cannot be undone.",
-      action: "Delete the model",
+      attempt,
+      onDeleted: () => navigate("/models", { replaces: true }),
     });
-    if (!isConfirmed) return;
-    await remove(apiPath("/v1/models", model.id));
-    toast(`${model.id} was deleted.`);
-    navigate("/models", { replaces: true });
-  }
 
   return h(
-    "div",
-    { class: "view" },
-    h("p", { class: "breadcrumb" }, h("a", { href: "#/models" }, "Models"), " / ", model.id),
+    "div.view",
+    h("p.breadcrumb", h("a", { href: "#/models" }, "Models"), " / ", model.id),
     h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, model.id),
+      "div.row.apart",
+      h("h1", model.id),
       h(
-        "div",
-        { class: "row" },
+        "div.row",
         modelActions(model),
-        h("button", { class: "button small", type: "button", onclick: () => attempt(rename) }, "Rename"),
-        h("button", { class: "button small danger", type: "button", onclick: () => attempt(deleteModel) }, "Delete"),
+        h("button.button.small", { onclick: () => attempt(rename) }, "Rename"),
+        h("button.button.small.danger", { onclick: deleteModel }, "Delete"),
       ),
     ),
     status,
     problemsBox(report),
     h(
-      "section",
-      { class: "card", "aria-label": "Results" },
+      "section.card",
+      { "aria-label": "Results" },
       h(
-        "dl",
-        { class: "facts" },
+        "dl.facts",
         fact("Held-out bits per character", bits(report.validation_bits_per_character)),
         fact("Training bits, network alone", bits(report.train_bits_per_character)),
         fact("Parameters", integer(model.parameters)),
@@ -107,17 +92,11 @@ export async function modelView({ params, signal }) {
     ),
     usage,
     accepted && acceptance(accepted),
-    h("div", { class: "columns" }, curves(report), baselines(report), experts(report)),
+    h("div.columns", curves(report), baselines(report), experts(report)),
     memorization(report),
-    h(
-      "div",
-      { class: "columns" },
-      quantization(report),
-      calibrationList(calibrations, id),
-      aliasList(model, aliases, attempt),
-    ),
+    h("div.columns", quantization(report), calibrationList(calibrations, id), aliasList(model, aliases, attempt)),
     modelFiles(model, attempt),
-    h("div", { class: "columns" }, provenance(model), vocabulary(model)),
+    h("div.columns", provenance(model), vocabulary(model)),
   );
 }
 
@@ -135,5 +114,5 @@ function curves(report) {
   if (!report.curve?.length) return null;
   const chart = lineChart({ label: "Learning curves", yLabel: "Bits per character", ...axisOptions("seconds") });
   chart.update(learningCurves(report.curve));
-  return h("section", { class: "card stack" }, h("h2", {}, "Learning curves"), chart.node);
+  return h("section.card.stack", h("h2", "Learning curves"), chart.node);
 }

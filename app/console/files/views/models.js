@@ -1,11 +1,9 @@
 /** All models: open one, compare or delete some. */
 
-import { apiPath, get, listAll, remove } from "../api.js";
-import { dataTable } from "../components/data-table.js";
-import { confirmAction } from "../components/dialog.js";
-import { timeAgo } from "../components/facts.js";
-import { deleteAll, emptyState, errorBox, noMatch, sentence, toast, warningBox } from "../components/notice.js";
-import { h, replace } from "../dom.js";
+import { apiPath, get, listAll } from "../api.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
+import { attemptIn, deleteAll, emptyState, sentence, warningBox } from "../components/notice.js";
+import { h } from "../dom.js";
 import { bits, byteSize, corpusName } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -17,7 +15,7 @@ export async function modelsView({ signal, reload }) {
     listAll("/v1/corpora", { signal }).catch(() => []), // a key may not see them
   ]);
   const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
-  const status = h("div", {});
+  const status = h("div");
   const table = dataTable({
     noun: "model",
     key: (model) => model.id,
@@ -31,14 +29,11 @@ export async function modelsView({ signal, reload }) {
         value: (model) => model.id,
         cell: (model) => [
           h("a", { href: `#/models/${encodeURIComponent(model.id)}` }, model.id),
-          model.aliases.map((alias) => [" ", h("span", { class: "badge" }, alias)]),
-          model.problems.length > 0 && [
-            " ",
-            h("span", { class: "badge paused", title: sentence(model.problems[0]) }, "problem"),
-          ],
+          model.aliases.map((alias) => [" ", h("span.badge", alias)]),
+          model.problems.length > 0 && [" ", h("span.badge.paused", { title: sentence(model.problems[0]) }, "problem")],
         ],
       },
-      { label: "Kind", value: (model) => model.kind ?? "", cell: (model) => model.kind ?? "–" },
+      { label: "Kind", value: (model) => model.kind ?? "" },
       {
         label: "Corpus",
         value: (model) => corpusNames.get(model.corpus) ?? "",
@@ -54,19 +49,8 @@ export async function modelsView({ signal, reload }) {
         value: (model) => model.bits_per_character,
         cell: (model) => bits(model.bits_per_character),
       },
-      {
-        label: "Size",
-        isNumber: true,
-        isDescending: true,
-        value: (model) => model.bytes,
-        cell: (model) => byteSize(model.bytes),
-      },
-      {
-        label: "Created",
-        isDescending: true,
-        value: (model) => model.created_at,
-        cell: (model) => timeAgo(model.created_at),
-      },
+      numberColumn("Size", (model) => model.bytes, byteSize),
+      timeColumn("Created", (model) => model.created_at),
     ],
     actions: [
       {
@@ -84,31 +68,22 @@ export async function modelsView({ signal, reload }) {
             text:
               "Their files are deleted, and calls of these versions fail. With the last version of a name its alerts, their " +
               "labels and suppressions, and its settings are deleted, too. This cannot be undone.",
-            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            attempt: attemptIn(status, signal),
             onDeleted: reload,
           }),
       },
     ],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("model")
-        : emptyState(
-            "No model yet",
-            "A model is trained on a corpus. With the sample text that takes a minute.",
-            h("a", { class: "button primary", href: "#/" }, "Train a model"),
-          ),
+    empty: emptyState(
+      "No model yet",
+      "A model is trained on a corpus. With the sample text that takes a minute.",
+      h("a.button.primary", { href: "#/" }, "Train a model"),
+    ),
     signal,
   });
   table.update(models);
   return h(
-    "div",
-    { class: "view" },
-    h(
-      "div",
-      { class: "row apart" },
-      h("h1", {}, "Models"),
-      h("a", { class: "button primary", href: "#/train" }, "Train a model"),
-    ),
+    "div.view",
+    h("div.row.apart", h("h1", "Models"), h("a.button.primary", { href: "#/train" }, "Train a model")),
     damaged.length > 0 && damagedModels(damaged, { signal, reload }),
     status,
     table.node,
@@ -124,43 +99,29 @@ function networkOf({ network, chosen_preset: preset }) {
 function damagedModels(damaged, { signal, reload }) {
   const title = damaged.length === 1 ? "1 model is unusable" : `${damaged.length} models are unusable`;
   return warningBox(
-    h("p", { class: "strong" }, title),
+    h("p.strong", title),
     damaged.map((model) => damagedModel(model, { signal, reload })),
   );
 }
 
 function damagedModel(model, { signal, reload }) {
   const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
-  const row = h(
-    "div",
-    { class: "stack tight" },
-    h("p", {}, h("strong", {}, model.id), ": ", sentence(model.message), " ", advice),
-    h(
-      "div",
-      { class: "row" },
-      h(
-        "button",
-        { type: "button", class: "button small danger", "aria-label": `Delete ${model.id}`, onclick: deleteModel },
-        "Delete",
-      ),
-    ),
-  );
-
-  async function deleteModel() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${model.id}?`,
+  const status = h("div");
+  const deleteModel = () =>
+    deleteAll("model", [model], {
+      name: ({ id }) => id,
+      path: ({ id }) => apiPath("/v1/models", id),
       text: "Its files are deleted, too. This cannot be undone.",
-      action: "Delete the model",
+      attempt: attemptIn(status, signal),
+      onDeleted: reload,
     });
-    if (!isConfirmed) return;
-    try {
-      await remove(apiPath("/v1/models", model.id));
-      toast(`${model.id} was deleted.`);
-      reload();
-    } catch (error) {
-      if (!signal.aborted) row.append(errorBox(error));
-    }
-  }
-
-  return row;
+  return h(
+    "div.stack.tight",
+    h("p", h("strong", model.id), ": ", sentence(model.message), " ", advice),
+    h(
+      "div.row",
+      h("button.button.small.danger", { "aria-label": `Delete ${model.id}`, onclick: deleteModel }, "Delete"),
+    ),
+    status,
+  );
 }

@@ -5,13 +5,12 @@ import { h } from "../dom.js";
 
 export async function notFoundView() {
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Page not found"),
+    "div.view",
+    h("h1", "Page not found"),
     emptyState(
       "The console has no page at this address",
       "Check the address, or start from the home page.",
-      h("a", { class: "button primary", href: "#/" }, "Home"),
+      h("a.button.primary", { href: "#/" }, "Home"),
     ),
   );
 }

@@ -93,43 +93,34 @@ export async function playgroundView(page) {
   nextCharacter.update();
 
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Playground"),
+    "div.view",
+    h("h1", "Playground"),
     missingModel(missing, selected),
     h(
-      "div",
-      { class: "with-sidebar" },
+      "div.with-sidebar",
       h(
-        "section",
-        { class: "card stack", "aria-label": "Text and options" },
+        "section.card.stack",
+        { "aria-label": "Text and options" },
         h(
-          "div",
-          { class: "generation-options" },
+          "div.generation-options",
           picker.node,
           field({ name: "mode", label: "Complete with", control: mode }).node,
           continuations.compareField,
         ),
         area,
         options.node,
-        h(
-          "div",
-          { class: "row" },
-          h("button", { type: "button", class: "button primary", onclick: continuations.generate }, "Generate"),
-          keyHelp(),
-        ),
+        h("div.row", h("button.button.primary", { onclick: continuations.generate }, "Generate"), keyHelp()),
       ),
-      h("section", { class: "card stack" }, h("h2", {}, "Next character"), nextCharacter.node),
+      h("section.card.stack", h("h2", "Next character"), nextCharacter.node),
     ),
     continuations.node,
   );
 }
 
 function keyHelp() {
-  const key = (name) => h("kbd", {}, name);
+  const key = (name) => h("kbd", name);
   return h(
-    "span",
-    { class: "muted small" },
+    "span.muted.small",
     key("Tab"),
     " accepts the ghost text, ",
     key("Ctrl"),

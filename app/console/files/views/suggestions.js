@@ -4,6 +4,7 @@ import { apiKey } from "../api-key.js";
 import { field, select } from "../components/form-fields.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
 import { errorBox } from "../components/notice.js";
+import { table } from "../components/table.js";
 import { h, replace } from "../dom.js";
 import { decimal, integer, percent } from "../format.js";
 
@@ -14,12 +15,18 @@ const SOURCES = [
   ["prefer", "Lines and generated"],
   ["none", "Generated"],
 ];
-const TYPOS = [["", "By length"], ["0", "None"], ["1", "One"], ["2", "Two"]];
+const TYPOS = [
+  ["", "By length"],
+  ["0", "None"],
+  ["1", "One"],
+  ["2", "Two"],
+];
 
 /** @param {import('../router.js').Page} page */
 export async function suggestionsView(page) {
   const { models, selected, missing } = await loadModels(page);
-  if (!models.length) return viewWithoutModel("Suggestions", "Suggestions complete a field with lines of your own list.");
+  if (!models.length)
+    return viewWithoutModel("Suggestions", "Suggestions complete a field with lines of your own list.");
 
   const input = h("input", {
     type: "search",
@@ -30,7 +37,7 @@ export async function suggestionsView(page) {
     ...(apiKey() ? { "data-nextchar-key": apiKey() } : {}),
   });
   import("/clients/js/nextchar.js").catch(() => {}); // finds the field by its attribute
-  const results = h("div", { class: "stack tight" }, hint());
+  const results = h("div.stack.tight", hint());
 
   const option = (name) => (event) => setOption(input, name, event.target.value);
   const picker = field({
@@ -49,34 +56,34 @@ export async function suggestionsView(page) {
     }),
   ];
 
-  input.addEventListener("nextchar:suggestion", ({ detail }) => replace(results, table(detail)));
-  input.addEventListener("nextchar:nothing", () => replace(results, h("p", {}, "Nothing fits.")));
+  input.addEventListener("nextchar:suggestion", ({ detail }) => replace(results, figures(detail)));
+  input.addEventListener("nextchar:nothing", () => replace(results, h("p", "Nothing fits.")));
   input.addEventListener("nextchar:error", ({ detail }) => replace(results, errorBox(detail.error)));
   input.addEventListener("input", () => input.value || replace(results, hint()));
 
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Suggestions"),
+    "div.view",
+    h("h1", "Suggestions"),
     missingModel(missing, selected),
     h(
-      "div",
-      { class: "with-sidebar" },
+      "div.with-sidebar",
       h(
-        "section",
-        { class: "card stack", "aria-label": "Field and options" },
+        "section.card.stack",
+        { "aria-label": "Field and options" },
         picker.node,
         field({ name: "field", label: "Field", control: input, help: keyHelp() }).node,
-        h("div", { class: "generation-options" }, fields.map(({ node }) => node)),
         h(
-          "p",
-          { class: "small muted" },
+          "div.generation-options",
+          fields.map(({ node }) => node),
+        ),
+        h(
+          "p.small.muted",
           "To try your own list, ",
           h("a", { href: "#/" }, "upload a file with one item per line and train a model"),
           "; that takes a minute.",
         ),
       ),
-      h("section", { class: "card stack" }, h("h2", {}, "Suggestions in figures"), results),
+      h("section.card.stack", h("h2", "Suggestions in figures"), results),
     ),
   );
 }
@@ -89,33 +96,38 @@ function setOption(input, name, value) {
 }
 
 function hint() {
-  return h("p", { class: "muted" }, "Type into the field. Each suggestion is listed here with what the service says about it.");
+  return h("p.muted", "Type into the field. Each suggestion is listed here with what the service says about it.");
 }
 
-/** Return the suggestions as a table, and how long they took. */
-function table({ suggestions, tookMs, model }) {
-  const heads = ["Suggestion", "Probability", "Count"].map((text, i) => h("th", { scope: "col", class: i ? "right" : "" }, text));
-  const rows = suggestions.map(({ text, probability, count, exists, replaced }) =>
-    h(
-      "tr",
-      {},
-      h(
-        "th",
-        { scope: "row" },
-        h("span", { dir: "auto" }, text),
-        h("span", { class: "muted" }, replaced ? " corrected" : exists ? "" : " new"),
-      ),
-      h("td", { class: "right number" }, percent(probability)),
-      h("td", { class: "right number" }, integer(count)),
-    ),
-  );
+/** Return the suggestions in figures, and how long they took. */
+function figures({ suggestions, tookMs, model }) {
+  const right = (text) => h("th.right", { scope: "col" }, text);
   return [
-    h("table", { class: "small" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows)),
-    h("p", { class: "small muted number" }, `${model}, ${decimal(tookMs, 0)} ms after the key`),
+    table(
+      ["Suggestion", right("Probability"), right("Count")],
+      suggestions.map(({ text, probability, count, exists, replaced }) => [
+        [h("span", { dir: "auto" }, text), h("span.muted", replaced ? " corrected" : exists ? "" : " new")],
+        h("td.right.number", percent(probability)),
+        h("td.right.number", integer(count)),
+      ]),
+      { isSmall: true },
+    ),
+    h("p.small.muted.number", `${model}, ${decimal(tookMs, 0)} ms after the key`),
   ];
 }
 
 function keyHelp() {
-  const key = (name) => h("kbd", {}, name);
-  return [key("↓"), " chooses, ", key("Enter"), " accepts, ", key("Ctrl"), " ", key("→"), " accepts one word, ", key("Esc"), " closes."];
+  const key = (name) => h("kbd", name);
+  return [
+    key("↓"),
+    " chooses, ",
+    key("Enter"),
+    " accepts, ",
+    key("Ctrl"),
+    " ",
+    key("→"),
+    " accepts one word, ",
+    key("Esc"),
+    " closes.",
+  ];
 }

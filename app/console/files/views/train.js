@@ -43,13 +43,12 @@ export async function trainView({ query, signal }) {
   ]);
   if (!corpora.length) {
     return h(
-      "div",
-      { class: "view" },
-      h("h1", {}, "Train a model"),
+      "div.view",
+      h("h1", "Train a model"),
       emptyState(
         "No corpus yet",
         "A model is trained on a corpus, which is one uploaded text.",
-        h("a", { class: "button primary", href: "#/" }, "Upload a text"),
+        h("a.button.primary", { href: "#/" }, "Upload a text"),
       ),
     );
   }
@@ -102,7 +101,7 @@ export async function trainView({ query, signal }) {
   showSupported();
 
   const status = h("div", { "aria-live": "polite" });
-  const submitButton = h("button", { class: "button primary large", type: "submit" }, "Train");
+  const submitButton = h("button.button.primary.large", { type: "submit" }, "Train");
 
   function requestBody(form) {
     /** @type {Record<string, any>} */
@@ -153,45 +152,32 @@ export async function trainView({ query, signal }) {
     invalid.control.focus();
   }
 
-  const grid = (...children) => h("div", { class: "grid-fields" }, ...children);
+  const grid = (...children) => h("div.grid-fields", ...children);
   const nodesOf = (some) => some.map((one) => one.node);
   return h(
-    "div",
-    { class: "view" },
-    h("h1", {}, "Train a model"),
+    "div.view",
+    h("h1", "Train a model"),
     h(
-      "form",
-      { class: "stack", onsubmit: submit, novalidate: true, "aria-label": "Training job" },
+      "form.stack",
+      { onsubmit: submit, novalidate: true, "aria-label": "Training job" },
+      h("section.card.stack", h("div.columns", corpus.node, name.node, budget.node), presets, masks.node),
       h(
-        "section",
-        { class: "card stack" },
-        h("div", { class: "columns" }, corpus.node, name.node, budget.node),
-        presets,
-        masks.node,
-      ),
-      h(
-        "details",
-        { class: "card", open: query.has("start_from") },
-        h("summary", {}, "Advanced options"),
+        "details.card",
+        { open: query.has("start_from") },
+        h("summary", "Advanced options"),
         h(
-          "div",
-          { class: "stack" },
+          "div.stack",
           grid(architecture.node, start.node, nodesOf(general)),
-          h("h2", {}, "Network"),
+          h("h2", "Network"),
           grid(nodesOf(network)),
-          h("h2", {}, "Training"),
+          h("h2", "Training"),
           grid(nodesOf(training)),
-          h("h2", {}, "Second corpus in each batch"),
+          h("h2", "Second corpus in each batch"),
           grid(nodesOf(mix)),
         ),
       ),
       status,
-      h(
-        "div",
-        { class: "row" },
-        submitButton,
-        h("span", { class: "muted small" }, "Training continues when you leave the page."),
-      ),
+      h("div.row", submitButton, h("span.muted.small", "Training continues when you leave the page.")),
     ),
   );
 }
@@ -223,18 +209,15 @@ function nameField(corpusControl, suggest) {
 function presetField(schema) {
   return h(
     "fieldset",
-    {},
-    h("legend", {}, "Network"),
+    h("legend", "Network"),
     h(
-      "div",
-      { class: "choices" },
+      "div.choices",
       schema.enum.map((preset) =>
         h(
-          "label",
-          { class: "choice" },
+          "label.choice",
           h("input", { type: "radio", name: "preset", value: preset, checked: preset === schema.default }),
-          h("span", { class: "strong" }, preset),
-          h("span", { class: "muted small" }, PRESETS[preset]),
+          h("span.strong", preset),
+          h("span.muted.small", PRESETS[preset]),
         ),
       ),
     ),
@@ -271,7 +254,7 @@ function commonDefaults(presets) {
 }
 
 function architectureField(architectures, schema) {
-  const help = h("span", {});
+  const help = h("span");
   const describe = () => {
     const selected = architectures.find((one) => one.id === control.value);
     replace(help, inlineCode(selected.description));
