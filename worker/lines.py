@@ -166,8 +166,11 @@ def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
     After a beginning of each that also occurs elsewhere, counts and network have their shares among the lines
     with this beginning, as if it had been counted once less. The weight is learned by expectation
     maximization, which needs no step size. It is 0 if it does not predict better than the counts alone by
-    twice the standard error, or there are too few: where each line occurs once, no order is better.
+    twice the standard error, or there are too few, or the lines are lists put together: where each line
+    occurs once in a list, no order is better.
     """
+    if _are_lists(index.lines.counts):
+        return 0.0
     held_out = text.vocabulary.decode(text.validation[:_WEIGHED_CHARACTERS]).split("\n")
     repeated = [line for line in dict.fromkeys(held_out) if line and (index.count_of(line) or 0) > 1]
     if len(repeated) < _MIN_WEIGHED_LINES:
@@ -191,6 +194,18 @@ def learned_weight(index: LineIndex, network: StepNetwork, text: Text) -> float:
         weight = float(np.mean(weight * network_shares / mixed))
     gains = np.log(mixed / count_shares)
     return weight if gains.mean() > 2 * gains.std() / len(gains) ** 0.5 else 0.0
+
+
+def _are_lists(counts: NDArray[np.uint32]) -> bool:
+    """Return whether lines repeat because lists were put together, not because they were chosen again.
+
+    Of lines that are drawn at random, each with a frequency of its own, n1, n2 and n3 occur once, twice and
+    three times, and on average (2 n2)^2 is at most n1 * 6 n3, by the inequality of Cauchy and Schwarz. In two
+    lists no line occurs three times.
+    """
+    n1, n2, n3 = np.bincount(np.minimum(counts, 4), minlength=5)[1:4].tolist()
+    least = (2 * n2) ** 2 / (6 * max(1, n1))
+    return bool(n3 < least - 3 * least**0.5)
 
 
 def _likelihoods(texts: list[str], network: StepNetwork, vocabulary: Vocabulary) -> NDArray[np.float64]:

@@ -206,9 +206,8 @@ class Suggester:
             self._suggestion(request.prefix, typed, one.text, 2.0 ** -(one.bits + one.ending_bits))
             for one in merged
         ]
-        if not self.is_records:  # a record may end with the prefix; where a line of text ends, nothing is new
-            suggestions = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
-        return list(_checked(suggestions, self.lines, excluded))
+        is_new = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
+        return list(_checked(is_new, self.lines, excluded))
 
     def _suggestion(self, prefix: str, typed: str, text: str, probability: float) -> Suggestion:
         """Return a generated text, which begins with the typed end of the prefix, or what is meant by it."""

@@ -108,6 +108,14 @@ def test_weight_follows_what_predicts_held_out_lines() -> None:
     frequent = {word: 50 if word[-1] in "pqrs" else 1 for word in words}
     assert weight_of(frequent, "tuvw") == 0.0  # the network is wrong
     assert weight_of(dict.fromkeys(words, 2), "pqrs") == 0.0  # and no better than the counts
-    assert weight_of({word: 2 if word[-1] in "pqrs" else 1 for word in words}, "pqrs") > 0.5
+    assert weight_of({word: 3 if word[-1] in "pqrs" else 1 for word in words}, "pqrs") > 0.5
     assert weight_of(dict.fromkeys(words, 1), "pqrs") == 0.0  # each line once: no order is better
     assert weight_of({"ab": 4}, "b") == 0.0  # too few to learn from
+
+
+def test_two_lists_put_together_are_ranked_by_counts_alone() -> None:
+    words = [f"the {a}{b}" for a in "abcdefghijkl" for b in "pqrstuvw"]
+    twice = {word: 2 if word[-1] in "pqrs" else 1 for word in words}
+    assert weight_of(twice, "pqrs") == 0.0  # as many as 48 occur twice, and none three times
+    drawn = twice | {word: 3 for word in words if word[-1] in "pq"} | dict.fromkeys(words[:3], 9)
+    assert weight_of(drawn, "pqrs") > 0.5
