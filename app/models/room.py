@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from pydantic import Field
 
 from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.services import Services
@@ -76,14 +75,11 @@ class EngineCollector:
 class ModelSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    pinned_models: str = Field(
-        "",
-        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
-        " at the start and never unloaded to free memory; a bare name means its newest version.",
-    )
-    default_model: str = Field(
-        "", description="The model for calls that name none, such as those of editors; default: the newest."
-    )
+    pinned_models: str = ""
+    """Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded at the start and
+    never unloaded to free memory; a bare name means its newest version."""
+    default_model: str = ""
+    """The model for calls that name none, such as those of editors; default: the newest."""
 
 
 def _open(services: Services) -> None:

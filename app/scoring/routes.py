@@ -421,12 +421,9 @@ _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 class ScoringSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    max_streams: int = Field(
-        10_000,
-        ge=1,
-        description="Streams of lines (`stream_id`) whose state is kept; above it the least recently used"
-        " start again. With API keys each key may have a quarter.",
-    )
+    max_streams: int = Field(10_000, ge=1)
+    """Streams of lines (`stream_id`) whose state is kept; above it the least recently used start again. With
+    API keys each key may have a quarter."""
     max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
 
 
