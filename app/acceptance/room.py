@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 from pydantic import Field, field_validator
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -12,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from nextchar.app.acceptance import accepted_lines, routes
 from nextchar.app.acceptance.accepted_lines import AcceptedLines
 from nextchar.app.acceptance.counting import EventCounts
-from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
+from nextchar.app.acceptance.figures import Acceptance, acceptance_metrics
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
@@ -23,7 +24,7 @@ from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
-from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.metrics import Collected, Metrics
 from nextchar.app.room import RedisKeys, Room
 from nextchar.app.suggestions.counts import LineCounts
 from nextchar.models.saved_model import Card
@@ -134,7 +135,7 @@ def _open(services: Services) -> None:
     services.add(routes.KnownModels(_RESOLVE_S, max_size=_MAX_RESOLVED))
     acceptance = services.add(Acceptance(services.redis, math.ceil(retention_days)))
     services[AliasControl].acceptance.append(acceptance.compare)
-    services[Metrics].register(AcceptanceCollector(acceptance))
+    services[Metrics].register(Collected(partial(acceptance_metrics, acceptance)))
     learning = services.add(_learning(services, settings, texts, acceptance))
     if learning.aliases:
         services[Engines].served_by_alias.update(learning.aliases)
