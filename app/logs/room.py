@@ -24,7 +24,8 @@ from nextchar.app.logs.ingest import routes as ingest_routes
 from nextchar.app.logs.ingest.acceptance import Ingest
 from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
-from nextchar.app.logs.ingest.records import IngestLimits, IngestStatus
+from nextchar.app.logs.ingest.records import IngestLimits
+from nextchar.app.logs.ingest.schemas import IngestStatusBody
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.notifications import routes as notification_routes
 from nextchar.app.logs.notifications.events import Events
@@ -61,7 +62,7 @@ def ingest_metrics(ingest: IngestStreams) -> Iterator[Metric]:
     yield gauge("nextchar_ingest_flagged_bytes", about, flagged, "model")
 
 
-_OF_WAITING_LINES: tuple[tuple[str, str, Callable[[IngestStatus], float]], ...] = (
+_OF_WAITING_LINES: tuple[tuple[str, str, Callable[[IngestStatusBody], float]], ...] = (
     ("waiting_lines", "Lines of log agents that wait to be scored.", lambda one: one.waiting),
     ("waiting_bytes", "Their memory in Redis.", lambda one: one.bytes),
     ("oldest_seconds", "For how long the oldest of them has waited.", lambda one: one.oldest_age_s or 0.0),

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.app.http.schemas import Shape, with_examples
+from nextchar.app.logs.ingest.records import COUNTERS
 from nextchar.app.scoring.calibration_schemas import CalibrationName
 from nextchar.app.scoring.schemas import ChangeBody
 from nextchar.models.anomaly.line_scores import FalseAlarms, Span
@@ -178,6 +179,11 @@ class IngestStatusBody(Shape):
     change: ChangeBody | None = None
     """Why more of the newest lines are rare than the false-alarm rate explains, for the source that was
     scored last; null: they are not."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counters since the first line, by name."""
+        return {name: getattr(self, name) for name in (*COUNTERS, "scored")}
 
 
 class IngestDropped(BaseModel):
