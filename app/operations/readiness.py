@@ -196,11 +196,8 @@ def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Re
 class Probe:
     """Runs one check in its own thread, so that a check that hangs delays nothing else.
 
-    Args:
-        name: of the thread.
-        check: returns the problems.
-        hangs: the problem to report while the check does not end.
-        works_for_s: how long a result without problems counts; FRESH_S if None, as for all other results.
+    `hangs` is reported while it does not end. A result without problems counts for `works_for_s`, by default
+    for FRESH_S, as all other results.
     """
 
     def __init__(
