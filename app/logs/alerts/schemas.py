@@ -344,19 +344,14 @@ def alert_body(alert: Alert) -> AlertBody:
 
 def coverage_body(alert: Alert, values: Sequence[str] | None) -> CoverageBody:
     """Return what a decision on these values of an alert covers; None: on all."""
-    of_values = alert.figures.values
-    kept = sum(one.count for one in of_values)
-    return CoverageBody(
-        covered=[
-            AlertValueBody.model_validate(one) for one in of_values if values is None or one.value in values
-        ],
-        others=[
-            AlertValueBody.model_validate(one)
-            for one in of_values
-            if values is not None and one.value not in values
-        ],
-        other_lines=0 if values is None else alert.figures.count - kept,
-    )
+    covered: list[AlertValueBody] = []
+    others: list[AlertValueBody] = []
+    for one in alert.figures.values:
+        is_covered = values is None or one.value in values
+        (covered if is_covered else others).append(AlertValueBody.model_validate(one))
+    kept = sum(one.count for one in alert.figures.values)
+    other_lines = 0 if values is None else alert.figures.count - kept
+    return CoverageBody(covered=covered, others=others, other_lines=other_lines)
 
 
 def suppression_body(suppression: Suppression, alerts: Sequence[Alert] = ()) -> SuppressionBody:
