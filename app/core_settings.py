@@ -4,9 +4,9 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
 from nextchar.app.access.keys import read_keys
@@ -37,6 +37,36 @@ def default_training_memory_bytes() -> int:
     return machine_memory_bytes() * 8 // 10
 
 
+def listed(values: str) -> list[str]:
+    """Return the values of a setting that are separated by commas."""
+    return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _each(pattern: str, problem: str) -> AfterValidator:
+    """Return the check of a setting each of whose values, separated by commas, matches a pattern."""
+
+    def check(values: str) -> str:
+        for value in listed(values):
+            if not re.fullmatch(pattern, value):
+                raise ValueError(f"{value!r} {problem}")
+        return values
+
+    return AfterValidator(check)
+
+
+_ORIGINS = _each(
+    r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", "is not an origin; write https://example.org, without a path"
+)
+_HOST_NAMES = _each(
+    r"(?a)\*|(\*\.)?[\w-]+(\.[\w-]+)*",
+    "is not a host name; write example.org or *.example.org, without a scheme or a port",
+)
+_OBJECT_STORES = _each(
+    r"(?s)(s3a?|gs|az|azure|abfss?)://[^/]+/.*",
+    "is not in an object store; write s3://bucket/ or more of a URL",
+)
+
+
 class ServingSettings(StoreSettings):
     """What the processes that load models share: those of the API, and those that run batches."""
 
@@ -65,7 +95,7 @@ class CoreSettings(ServingSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
-    corpus_sources: str = ""
+    corpus_sources: Annotated[str, _OBJECT_STORES] = ""
     """Beginnings of URLs in object stores from which corpora may be read, such as `s3://logs/`, separated by
     commas; default: none. Credentials are those of the environment."""
     max_model_bytes: int = Field(1 << 30, ge=1)
@@ -77,10 +107,10 @@ class CoreSettings(ServingSettings):
     it."""
     training_memory_bytes: int = Field(default_factory=default_training_memory_bytes, ge=1)
     """A job that would need more memory is refused. Default: 80 % of this machine's."""
-    allowed_origins: str = ""
+    allowed_origins: Annotated[str, _ORIGINS] = ""
     """Origins whose pages may call the API from a browser, such as `https://example.org`, separated by
     commas, or `*`; this service's own pages always may."""
-    allowed_hosts: str = ""
+    allowed_hosts: Annotated[str, _HOST_NAMES] = ""
     """Host names of this service: `example.org`, `*.example.org` or `*`, separated by commas; localhost, IP
     addresses, this machine's name and NEXTCHAR_HOST are always allowed."""
     trusted_proxies: str = ""
@@ -150,14 +180,6 @@ class CoreSettings(ServingSettings):
             raise ValueError(f"{_UNGUARDED} listen on 127.0.0.1")
         return host
 
-    @field_validator("allowed_origins")
-    @classmethod
-    def _are_origins(cls, origins: str) -> str:
-        for origin in listed(origins):
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
-                raise ValueError(f"{origin!r} is not an origin; write https://example.org, without a path")
-        return origins
-
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
@@ -167,50 +189,6 @@ class CoreSettings(ServingSettings):
             except ValueError as error:
                 raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/8") from None
         return proxies
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _are_host_names(cls, hosts: str) -> str:
-        for host in listed(hosts):
-            if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host, re.ASCII):
-                raise ValueError(
-                    f"{host!r} is not a host name; write example.org or *.example.org, without a scheme or a"
-                    " port"
-                )
-        return hosts
-
-    @field_validator("corpus_sources")
-    @classmethod
-    def _are_object_stores(cls, urls: str) -> str:
-        for url in listed(urls):
-            if not re.match(r"(s3a?|gs|az|azure|abfss?)://[^/]+/", url):
-                raise ValueError(f"{url!r} is not in an object store; write s3://bucket/ or more of a URL")
-        return urls
-
-    @property
-    def corpus_source_urls(self) -> list[str]:
-        """The beginnings of URLs from which corpora may be read."""
-        return listed(self.corpus_sources)
-
-    @property
-    def hosts(self) -> list[str]:
-        """The allowed host names."""
-        return listed(self.allowed_hosts)
-
-    @property
-    def proxies(self) -> list[str]:
-        """The addresses and networks of trusted proxies."""
-        return listed(self.trusted_proxies)
-
-    @property
-    def origins(self) -> list[str]:
-        """The allowed origins."""
-        return listed(self.allowed_origins)
-
-
-def listed(values: str) -> list[str]:
-    """Return the values of a setting that are separated by commas."""
-    return [value.strip() for value in values.split(",") if value.strip()]
 
 
 def _is_guarded(info: ValidationInfo) -> bool:
