@@ -41,6 +41,7 @@ from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
     ScoreStreamResponse,
+    hold_stream,
     is_streamed,
     resume,
     save_stream,
@@ -152,14 +153,7 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     work = partial(_score, services, loaded, body)
     if not body.stream_id:
         return await services.pools.queue(LONG_SCORES).run(lambda check: work(check=check))
-    locked = services[StreamLocks].hold(
-        loaded.reference,
-        body.stream_id,
-        size=loaded.engine.state_size,
-        owner=stream_owner(request),
-        model_id=loaded.saved.card.id,
-    )
-    async with locked as turn:
+    async with hold_stream(services, loaded, body.stream_id, stream_owner(request)) as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(
                 partial(work, turn=turn), limiter=services.pools.limiter(SHORT_SCORES)
