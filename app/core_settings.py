@@ -4,9 +4,9 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticUseDefault
 
 from nextchar.app.access.keys import read_keys
@@ -37,19 +37,46 @@ def default_training_memory_bytes() -> int:
     return machine_memory_bytes() * 8 // 10
 
 
+def listed(values: str) -> list[str]:
+    """Return the values of a setting that are separated by commas."""
+    return [value.strip() for value in values.split(",") if value.strip()]
+
+
+def _each(pattern: str, problem: str) -> AfterValidator:
+    """Return the check of a setting each of whose values, separated by commas, matches a pattern."""
+
+    def check(values: str) -> str:
+        for value in listed(values):
+            if not re.fullmatch(pattern, value):
+                raise ValueError(f"{value!r} {problem}")
+        return values
+
+    return AfterValidator(check)
+
+
+_ORIGINS = _each(
+    r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+", "is not an origin; write https://example.org, without a path"
+)
+_HOST_NAMES = _each(
+    r"(?a)\*|(\*\.)?[\w-]+(\.[\w-]+)*",
+    "is not a host name; write example.org or *.example.org, without a scheme or a port",
+)
+_OBJECT_STORES = _each(
+    r"(?s)(s3a?|gs|az|azure|abfss?)://[^/]+/.*",
+    "is not in an object store; write s3://bucket/ or more of a URL",
+)
+
+
 class ServingSettings(StoreSettings):
     """What the processes that load models share: those of the API, and those that run batches."""
 
-    model_cache_bytes: int = Field(
-        1 << 30, ge=0, description="Above this, loaded models are unloaded, least recently used first."
-    )
-    state_cache_bytes: int = Field(
-        64 << 20, ge=0, description="Memory for cached states of prompts, per loaded model."
-    )
+    model_cache_bytes: int = Field(1 << 30, ge=0)
+    """Above this, loaded models are unloaded, least recently used first."""
+    state_cache_bytes: int = Field(64 << 20, ge=0)
+    """Memory for cached states of prompts, per loaded model."""
     model_threads: int = Field(1, ge=1, le=256, description="Threads per loaded model.")
-    max_waiting: int = Field(
-        256, ge=1, description="Completions that may wait for one model; further ones are rejected with 429."
-    )
+    max_waiting: int = Field(256, ge=1)
+    """Completions that may wait for one model; further ones are rejected with 429."""
 
 
 class CoreSettings(ServingSettings):
@@ -58,93 +85,53 @@ class CoreSettings(ServingSettings):
     misspelled_from: ClassVar[float] = 0.75
 
     # Before `published_address` and `host`, whose checks look at both.
-    api_keys_file: Path | None = Field(
-        None,
-        description="The file of API keys, one per line; `nextchar keys new` makes one. Without it no"
-        " key is required.",
-    )
-    allow_anonymous: bool = Field(
-        False, description="Serve without API keys on an address that other machines can reach."
-    )
-    published_address: str = Field(
-        "",
-        description="`address:port` at which a container's host publishes this port; docker-compose.yml sets"
-        " it from NEXTCHAR_PUBLISH. If it is set, it decides who can reach the API, not `host`.",
-    )
+    api_keys_file: Path | None = None
+    """The file of API keys, one per line; `nextchar keys new` makes one. Without it no key is required."""
+    allow_anonymous: bool = False
+    """Serve without API keys on an address that other machines can reach."""
+    published_address: str = ""
+    """`address:port` at which a container's host publishes this port; docker-compose.yml sets it from
+    NEXTCHAR_PUBLISH. If it is set, it decides who can reach the API, not `host`."""
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
     max_corpus_bytes: int = Field(1 << 30, ge=1, description="The largest text accepted, in bytes.")
-    corpus_sources: str = Field(
-        "",
-        description="Beginnings of URLs in object stores from which corpora may be read, such as `s3://logs/`,"
-        " separated by commas; default: none. Credentials are those of the environment.",
-    )
-    max_model_bytes: int = Field(
-        1 << 30, ge=1, description="The largest archive of a model that can be imported, in bytes."
-    )
-    min_free_bytes: int = Field(
-        1 << 29,
-        ge=0,
-        description="The disk watermark: uploads and jobs are refused while fewer bytes are free; 0: never.",
-    )
-    worker_memory: str = Field(
-        "",
-        description="Memory limit of the worker's container, such as `8g`, if it has one of its own;"
-        " docker-compose.yml sets it.",
-    )
-    training_memory_bytes: int = Field(
-        default_factory=default_training_memory_bytes,
-        ge=1,
-        description="A job that would need more memory is refused. Default: 80 % of this machine's.",
-    )
-    allowed_origins: str = Field(
-        "",
-        description="Origins whose pages may call the API from a browser, such as `https://example.org`,"
-        " separated by commas, or `*`; this service's own pages always may.",
-    )
-    allowed_hosts: str = Field(
-        "",
-        description="Host names of this service: `example.org`, `*.example.org` or `*`, separated by commas;"
-        " localhost, IP addresses, this machine's name and NEXTCHAR_HOST are always allowed.",
-    )
-    trusted_proxies: str = Field(
-        "",
-        description="Addresses or networks of proxies whose `X-Forwarded-For` names the client, such as"
-        " `127.0.0.1,10.0.0.0/8`, separated by commas; all others' is ignored.",
-    )
-    processes: int = Field(
-        1,
-        ge=1,
-        le=256,
-        description="API processes on the port; each loads its own models and counts its own metrics.",
-    )
+    corpus_sources: Annotated[str, _OBJECT_STORES] = ""
+    """Beginnings of URLs in object stores from which corpora may be read, such as `s3://logs/`, separated by
+    commas; default: none. Credentials are those of the environment."""
+    max_model_bytes: int = Field(1 << 30, ge=1)
+    """The largest archive of a model that can be imported, in bytes."""
+    min_free_bytes: int = Field(1 << 29, ge=0)
+    """The disk watermark: uploads and jobs are refused while fewer bytes are free; 0: never."""
+    worker_memory: str = ""
+    """Memory limit of the worker's container, such as `8g`, if it has one of its own; docker-compose.yml sets
+    it."""
+    training_memory_bytes: int = Field(default_factory=default_training_memory_bytes, ge=1)
+    """A job that would need more memory is refused. Default: 80 % of this machine's."""
+    allowed_origins: Annotated[str, _ORIGINS] = ""
+    """Origins whose pages may call the API from a browser, such as `https://example.org`, separated by
+    commas, or `*`; this service's own pages always may."""
+    allowed_hosts: Annotated[str, _HOST_NAMES] = ""
+    """Host names of this service: `example.org`, `*.example.org` or `*`, separated by commas; localhost, IP
+    addresses, this machine's name and NEXTCHAR_HOST are always allowed."""
+    trusted_proxies: str = ""
+    """Addresses or networks of proxies whose `X-Forwarded-For` names the client, such as
+    `127.0.0.1,10.0.0.0/8`, separated by commas; all others' is ignored."""
+    processes: int = Field(1, ge=1, le=256)
+    """API processes on the port; each loads its own models and counts its own metrics."""
 
-    max_connections: int = Field(
-        0,
-        ge=0,
-        description="Connections per API process; 0: a third of the limit on open files, at most 8192.",
-    )
-    drain_s: float = Field(
-        25.0,
-        ge=0,
-        description="Seconds that requests in progress have to end when the process is stopped; afterwards"
-        " they are rejected with 503.",
-    )
-    header_timeout_s: float = Field(
-        10.0, gt=0, description="Seconds in which the header of a request must be complete."
-    )
-    body_timeout_s: float = Field(
-        30.0,
-        gt=0,
-        description="Seconds in which each 16 KiB of a body must arrive; a JSON body must be complete after"
-        " four times as long.",
-    )
-    body_memory_bytes: int = Field(
-        256 << 20,
-        ge=1 << 20,
-        description="Memory for the JSON bodies of all requests together; above it, the oldest incomplete one"
-        " is rejected with 503. Also for responses that are not read; above it, the oldest is broken off.",
-    )
+    max_connections: int = Field(0, ge=0)
+    """Connections per API process; 0: a third of the limit on open files, at most 8192."""
+    drain_s: float = Field(25.0, ge=0)
+    """Seconds that requests in progress have to end when the process is stopped; afterwards they are rejected
+    with 503."""
+    header_timeout_s: float = Field(10.0, gt=0)
+    """Seconds in which the header of a request must be complete."""
+    body_timeout_s: float = Field(30.0, gt=0)
+    """Seconds in which each 16 KiB of a body must arrive; a JSON body must be complete after four times as
+    long."""
+    body_memory_bytes: int = Field(256 << 20, ge=1 << 20)
+    """Memory for the JSON bodies of all requests together; above it, the oldest incomplete one is rejected
+    with 503. Also for responses that are not read; above it, the oldest is broken off."""
 
     @field_validator("api_keys_file", "allow_anonymous", mode="before")
     @classmethod
@@ -193,14 +180,6 @@ class CoreSettings(ServingSettings):
             raise ValueError(f"{_UNGUARDED} listen on 127.0.0.1")
         return host
 
-    @field_validator("allowed_origins")
-    @classmethod
-    def _are_origins(cls, origins: str) -> str:
-        for origin in listed(origins):
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
-                raise ValueError(f"{origin!r} is not an origin; write https://example.org, without a path")
-        return origins
-
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, proxies: str) -> str:
@@ -210,50 +189,6 @@ class CoreSettings(ServingSettings):
             except ValueError as error:
                 raise ValueError(f"{error}; write an address or a network, such as 10.0.0.0/8") from None
         return proxies
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _are_host_names(cls, hosts: str) -> str:
-        for host in listed(hosts):
-            if host != "*" and not re.fullmatch(r"(\*\.)?[\w-]+(\.[\w-]+)*", host, re.ASCII):
-                raise ValueError(
-                    f"{host!r} is not a host name; write example.org or *.example.org, without a scheme or a"
-                    " port"
-                )
-        return hosts
-
-    @field_validator("corpus_sources")
-    @classmethod
-    def _are_object_stores(cls, urls: str) -> str:
-        for url in listed(urls):
-            if not re.match(r"(s3a?|gs|az|azure|abfss?)://[^/]+/", url):
-                raise ValueError(f"{url!r} is not in an object store; write s3://bucket/ or more of a URL")
-        return urls
-
-    @property
-    def corpus_source_urls(self) -> list[str]:
-        """The beginnings of URLs from which corpora may be read."""
-        return listed(self.corpus_sources)
-
-    @property
-    def hosts(self) -> list[str]:
-        """The allowed host names."""
-        return listed(self.allowed_hosts)
-
-    @property
-    def proxies(self) -> list[str]:
-        """The addresses and networks of trusted proxies."""
-        return listed(self.trusted_proxies)
-
-    @property
-    def origins(self) -> list[str]:
-        """The allowed origins."""
-        return listed(self.allowed_origins)
-
-
-def listed(values: str) -> list[str]:
-    """Return the values of a setting that are separated by commas."""
-    return [value.strip() for value in values.split(",") if value.strip()]
 
 
 def _is_guarded(info: ValidationInfo) -> bool:

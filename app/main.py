@@ -24,7 +24,7 @@ from uvicorn.supervisors import Multiprocess
 from nextchar.app.access.audit import AuditTrail
 from nextchar.app.access.auth import Auth, ConcurrencyLimit
 from nextchar.app.access.keys import KeyFile
-from nextchar.app.core_settings import CoreSettings
+from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.bodies import FastPaths
 from nextchar.app.http.connections import (
     ONCE_PER_MINUTE,
@@ -123,11 +123,12 @@ def create_app(
     if keys:
         app.add_middleware(ConcurrencyLimit)
         app.add_middleware(Auth, keys=keys)
-    if "*" not in settings.origins:
-        app.add_middleware(CrossSiteCheck, origins=settings.origins)
+    origins, hosts = listed(settings.allowed_origins), listed(settings.allowed_hosts)
+    if "*" not in origins:
+        app.add_middleware(CrossSiteCheck, origins=origins)
     # With API keys DNS rebinding gains nothing, so then the check is only made if hosts are configured.
-    if "*" not in settings.hosts and (settings.hosts or not keys):
-        app.add_middleware(HostCheck, hosts=[*settings.hosts, settings.host])
+    if "*" not in hosts and (hosts or not keys):
+        app.add_middleware(HostCheck, hosts=[*hosts, settings.host])
     app.add_middleware(FindRule)
     app.add_middleware(RequestId)
     app.add_middleware(BrowserHeaders)
@@ -189,7 +190,7 @@ def main() -> None:
         host=settings.host,
         port=settings.port,
         workers=settings.processes,
-        trusted_proxies=settings.proxies,
+        trusted_proxies=listed(settings.trusted_proxies),
         log_config=logging_config(settings),
         timeout_graceful_shutdown=settings.drain_s,
         timeout_worker_healthcheck=_HEALTHCHECK_S,

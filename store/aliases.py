@@ -124,18 +124,9 @@ class Aliases:
         checks: tuple[Check, ...] = (),
         share: Share | None = None,
     ) -> AliasMove:
-        """Record the next move of an alias.
+        """Record the next move of an alias, to a version or to None, which deletes it.
 
-        Args:
-            model: its model's name.
-            alias: its name.
-            version: that it points to from now on; None deletes it.
-            after: the newest move, as the caller read it; None: the alias is new.
-            action: what the caller does.
-            restores: of a rollback, the move that it restores.
-            by: the name of the caller's API key.
-            checks: what was required and passed.
-            share: the version that some clients get instead.
+        `after` is the newest move, as the caller read it, None of a new alias; a rollback `restores` a move.
 
         Raises:
             InvalidInput: the alias's name is not valid (code `invalid_alias`).

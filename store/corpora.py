@@ -246,16 +246,8 @@ class Corpora:
     ) -> Iterator[tuple[int, str]]:
         """Yield the text's characters, as `pieces` does, in chunks that `chunk` can read alone.
 
-        Args:
-            reference: an id or a name.
-            alphabet: what a character is.
-            chunk_bytes: the approximate size of a chunk.
-            of_whole_lines: chunks end after a newline, except in lines of more than 16 MiB.
-
-        Yields:
-            The offset of a chunk's first byte in the stored text, and its characters.
-
-        Raises as `pieces`.
+        Each comes with the offset of its first byte in the stored text. Chunks `of_whole_lines` end after a
+        newline, except in lines of more than 16 MiB. Raises as `pieces`.
         """
         corpus = self.get(reference)
         blocks = cut(verified(self._blobs_stream(corpus.id, chunk_bytes), corpus), chunk_bytes)

@@ -22,7 +22,7 @@ from nextchar.models.config import (
     SuggestionConfig,
     TrainingConfig,
 )
-from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.errors import Conflict, NotFound
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.blobs import Blobs
@@ -207,7 +207,10 @@ class Jobs:
         paths = self._paths(job_id)
         if not paths:
             raise no_such_job(job_id)
-        return self._read(paths[-1])
+        try:
+            return self._find(paths[-1]) or self._history.read(paths[-1])
+        except FileNotFoundError:  # deleted since it was listed
+            raise no_such_job(job_id) from None
 
     def all(self) -> list[Job]:
         """Return all jobs, newest first, except those with a damaged record.
@@ -215,17 +218,8 @@ class Jobs:
         Raises:
             Unavailable: the storage does not work; an incomplete list would be misleading.
         """
-        jobs = []
-        for path in reversed(self._history.newest_paths()):
-            try:
-                jobs.append(self._read(path))
-            except NotFound:  # deleted concurrently
-                continue
-            except Unavailable as error:
-                # One damaged record must not hide the others; `get` raises its error.
-                if error.code != "job_damaged":
-                    raise
-        return jobs
+        found = map(self._find, reversed(self._history.newest_paths()))
+        return [job for job in found if job]
 
     def unfinished(self) -> list[Job]:
         """Return the jobs that are not in a final state, oldest first."""
@@ -266,35 +260,24 @@ class Jobs:
         """Delete the records of `job` before the newest. Its number stays taken."""
         paths = self._paths(job.id)
         with contextlib.suppress(FileNotFoundError):  # the job was deleted concurrently
-            if len(paths) > 1 and self.blobs.read_record(
-                paths[-1]
-            ):  # if it is empty, the one before is needed
+            # If it is empty, the one before is needed.
+            if len(paths) > 1 and self.blobs.read_record(paths[-1]):
                 self.blobs.delete(*paths[:-1])
 
     def _paths(self, job_id: str) -> list[str]:
         return self._history.paths(job_id) if is_id("job", job_id) else []
 
-    def _read(self, path: str) -> Job:
-        try:
-            return self._history.read(path)
-        except FileNotFoundError:  # deleted since it was listed
-            raise no_such_job(path.split("/")[1]) from None
-        except Unavailable:
-            if before := self._before(path):
-                return before
-            raise
+    def _find(self, path: str) -> Job | None:
+        """Return a record; of an empty one, left by a power loss before records were synced, the one before.
 
-    def _before(self, path: str) -> Job | None:
-        """Return the record before an empty one, left by a power loss before records were synced.
-
-        It gets the sequence of the empty one, whose number stays taken.
+        That one gets the sequence of the empty one, whose number stays taken. None: it is deleted or damaged.
         """
-        with contextlib.suppress(NotFound, FileNotFoundError):
-            number = number_of(path)
-            if number and not self.blobs.read_record(path):
-                job = self._read(self._history.path(number - 1, path.split("/")[1]))
-                return job.model_copy(update={"sequence": number})
-        return None
+        job, number = self._history.find(path), number_of(path)
+        with contextlib.suppress(FileNotFoundError):
+            if job is None and number and not self.blobs.read_record(path):
+                before = self._find(self._history.path(number - 1, path.split("/")[1]))
+                return before and before.model_copy(update={"sequence": number})
+        return job
 
 
 def no_such_job(job_id: str) -> NotFound:

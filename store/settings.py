@@ -30,31 +30,21 @@ class StoreSettings(BaseSettings):
     """An unknown variable this similar to a setting, of 1, is refused; others are of other processes."""
 
     data_dir: Path = Field(Path("data"), description="Folder for all data on this machine.")
-    redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Queue, progress and leases of running jobs."
-    )
-    store_url: str | None = Field(
-        None, description="Object storage for corpora, jobs and models; default: a folder in the data folder."
-    )
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    """Queue, progress and leases of running jobs."""
+    store_url: str | None = None
+    """Object storage for corpora, jobs and models; default: a folder in the data folder."""
 
-    model_file_cache_bytes: int = Field(
-        4 << 30,
-        ge=0,
-        description="Disk space for copies of the model files in an object store; 0: no copies.",
-    )
+    model_file_cache_bytes: int = Field(4 << 30, ge=0)
+    """Disk space for copies of the model files in an object store; 0: no copies."""
 
-    log_format: Literal["text", "json"] = Field(
-        "text", description="Format of log lines: text, or one JSON object per line."
-    )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Log records below this level are omitted."
-    )
+    log_format: Literal["text", "json"] = "text"
+    """Format of log lines: text, or one JSON object per line."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Log records below this level are omitted."""
 
-    isa: str = Field(
-        "auto",
-        description="The highest instruction set that kernels may use, such as avx2. `models.kernels` reads"
-        " the variable.",
-    )
+    isa: str = "auto"
+    """The highest instruction set that kernels may use, such as avx2. `models.kernels` reads the variable."""
 
     @field_validator("isa")
     @classmethod

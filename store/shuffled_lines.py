@@ -33,10 +33,8 @@ class ShuffledLines:
 
     Empty lines are left out, and every line ends with a newline.
 
-    Attributes:
-        characters: the length of the shuffled text.
-        lines: the number of its lines.
-        trained: the length of its part before the held-out lines.
+    Of the shuffled text it has the number of `characters` and of `lines`, and how many characters are before
+    the held-out lines (`trained`).
     """
 
     def __init__(
@@ -51,13 +49,8 @@ class ShuffledLines:
     ) -> None:
         """Read the text and distribute its lines.
 
-        Args:
-            pieces: the text.
-            size_bytes: the approximate size of the text; with the other arguments it decides the order.
-            validation_fraction: the fraction of characters to hold out, rounded up to whole lines.
-            seed: of the order.
-            scratch: the folder for the files; by default the system's temporary folder.
-            part_bytes: how much is shuffled in memory at a time.
+        The order depends on its approximate `size_bytes`, too. The `validation_fraction` is one of
+        characters, rounded up to whole lines. `part_bytes` are shuffled in memory at a time.
 
         Raises:
             InvalidInput: it has too few lines to hold some out and train on the others (code

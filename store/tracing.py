@@ -99,12 +99,8 @@ def span(
 
     An exception marks it as failed with the exception's class; its message may quote a text and is left out.
 
-    Args:
-        name: of the operation.
-        parent: the `traceparent` of the span above; by default the span that the caller is in.
-        kind: OpenTelemetry's SpanKind.
-        started_at: when it began, in Unix seconds; by default now.
-        attributes: of the span.
+    It began at `started_at`, in Unix seconds, by default now, and is below the span with the traceparent
+    `parent`, by default the one that the caller is in. `kind` is OpenTelemetry's SpanKind.
     """
     if _provider is None:
         yield None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from nextchar.app.acceptance.counting import COUNTERS
 from nextchar.app.acceptance.figures import Group, latency_ms, ratio, summed
-from nextchar.app.http.schemas import Page, with_examples
+from nextchar.app.http.schemas import Page, Shape, with_examples
 
 EXAMPLE_FIGURES: dict[str, Any] = {
     "shown": 1200, "accepted": 300, "typed": 120, "dismissed": 80, "kept": 270, "acceptance_rate": 0.25,
@@ -25,21 +25,19 @@ class LatencyBody(BaseModel):
     p99: float
 
 
-class FiguresBody(BaseModel):
+class FiguresBody(Shape):
     """What became of some suggestions; each counts on the day on which it was first shown."""
 
     shown: int = Field(description="Suggestions that were shown, each once.")
     accepted: int = Field(description="Of these, those that were accepted as a whole or in part.")
     typed: int = Field(description="Those instead of which something else was typed.")
-    dismissed: int = Field(
-        description="Those that were dismissed, and neither accepted nor replaced by typing."
-    )
+    dismissed: int
+    """Those that were dismissed, and neither accepted nor replaced by typing."""
     kept: int = Field(description="Those that were accepted and still there a minute later.")
     acceptance_rate: float | None = Field(description="`accepted / shown`; null if none was shown.")
     kept_rate: float | None = Field(description="`kept / accepted`; null if none was accepted.")
-    characters_saved: int = Field(
-        description="Characters inserted by accepted suggestions, instead of being typed."
-    )
+    characters_saved: int
+    """Characters inserted by accepted suggestions, instead of being typed."""
     characters_typed: int = Field(description="Characters typed before suggestions that were accepted.")
     latency_ms: LatencyBody | None = Field(description="Null if no client has measured it.")
 
@@ -75,29 +73,26 @@ class DayFigures(FiguresBody):
     model: str = Field(description="`name@version`.")
 
 
-class KeptTextBody(BaseModel):
+class KeptTextBody(Shape):
     """An accepted or typed text that is kept to learn from."""
 
     id: str
     text: str
     type: Literal["accepted", "typed"]
-    source: str = Field(
-        description="The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one."
-    )
+    source: str
+    """The first 16 hexadecimal digits of the SHA-256 of the `client_id`; empty without one."""
     model: str = Field(description="`name@version` that suggested something then.")
     kept_at: float = Field(description="Unix seconds.")
 
 
-class LearningBody(BaseModel):
+class LearningBody(Shape):
     """How far learning from use is."""
 
     alias: str = Field(description="The alias that learns, as `name@alias`.")
-    job: str | None = Field(
-        description="The job whose version is trained, or is compared with the current one."
-    )
-    shared_at: float | None = Field(
-        description="When that version got a share of the clients, in Unix seconds; null: not yet."
-    )
+    job: str | None
+    """The job whose version is trained, or is compared with the current one."""
+    shared_at: float | None
+    """When that version got a share of the clients, in Unix seconds; null: not yet."""
     outcome: str = Field(description="What happened last.")
 
 

@@ -1,6 +1,5 @@
 """Reads what `nextchar.app.acceptance.counting` has counted, and adds it up."""
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -8,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar, cast
 
-from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 from redis import Redis
-from redis.exceptions import RedisError
 
 from nextchar.app.acceptance.counting import DAY_S, LATENCY_MS, PREFIX, TOTALS
 from nextchar.app.models.names import ShownCounts
+from nextchar.app.operations.metrics import counter
 
 K = TypeVar("K")
 
@@ -117,31 +115,19 @@ def latency_ms(counts: Counter[str], fraction: float) -> float | None:
     return None
 
 
-@dataclass(frozen=True, eq=False)
-class AcceptanceCollector(Collector):
-    """The suggestions of all models; omitted while Redis does not respond."""
-
-    acceptance: Acceptance
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield what Redis counts for all processes, of it what never decreases."""
-        suggestions = CounterMetricFamily(
-            "nextchar_suggestions",
-            "Suggestions that were shown, accepted, and kept for a minute, in all processes together.",
-            labels=["model", "outcome"],
-        )
-        saved = CounterMetricFamily(
-            "nextchar_suggestion_saved_characters",
-            "Characters inserted by accepted suggestions.",
-            labels=["model"],
-        )
-        with contextlib.suppress(RedisError, OSError):
-            for (model, counter), count in self.acceptance.totals().items():
-                if counter in ("shown", "accepted", "kept"):
-                    suggestions.add_metric([model, counter], count)
-                elif counter == "characters_saved":
-                    saved.add_metric([model], count)
-            yield from (suggestions, saved)
+def acceptance_metrics(acceptance: Acceptance) -> Iterator[Metric]:
+    """Yield what Redis counts of suggestions for all processes, of it what never decreases."""
+    totals = acceptance.totals()
+    yield counter(
+        "nextchar_suggestions",
+        "Suggestions that were shown, accepted, and kept for a minute, in all processes together.",
+        {of: count for of, count in totals.items() if of[1] in ("shown", "accepted", "kept")},
+        "model",
+        "outcome",
+    )
+    saved = {(model,): count for (model, name), count in totals.items() if name == "characters_saved"}
+    about = "Characters inserted by accepted suggestions."
+    yield counter("nextchar_suggestion_saved_characters", about, saved, "model")
 
 
 def _day_key(name: str, day: int | str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 from pydantic import Field, field_validator
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -12,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from nextchar.app.acceptance import accepted_lines, routes
 from nextchar.app.acceptance.accepted_lines import AcceptedLines
 from nextchar.app.acceptance.counting import EventCounts
-from nextchar.app.acceptance.figures import Acceptance, AcceptanceCollector
+from nextchar.app.acceptance.figures import Acceptance, acceptance_metrics
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import INTERVAL_S, Learning, forget_corpora
 from nextchar.app.access.permissions import Access
@@ -23,7 +24,7 @@ from nextchar.app.jobs.control import JobControl, create_job
 from nextchar.app.jobs.schemas import BudgetBody, JobCreate
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import AliasControl, ModelFollowers
-from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.metrics import Collected, Metrics
 from nextchar.app.room import RedisKeys, Room
 from nextchar.app.suggestions.counts import LineCounts
 from nextchar.models.saved_model import Card
@@ -44,33 +45,23 @@ _ALIAS = re.compile(rf"([A-Za-z0-9][A-Za-z0-9._-]{{0,47}})@({ALIAS_PATTERN})")
 class AcceptanceSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    acceptance_retention_days: float = Field(
-        90.0, ge=1, le=3660, description="Days for which the counts of events of suggestions are kept."
-    )
-    event_memory_bytes: int = Field(
-        64 << 20,
-        ge=1 << 20,
-        description="Redis memory for the ids of events and suggestions, so that each counts once: within a"
-        " day, or until there are more than fit.",
-    )
-    learn_from_use: str = Field(
-        "",
-        description="Aliases, as `name@alias`, separated by commas, that learn from use: texts that people"
-        " accept and type with models of the name are kept, a version is trained on them each night, and the"
-        " alias moves to it if its acceptance is not lower. Default: none, and no text is kept.",
-    )
-    kept_text_days: float = Field(
-        30.0, ge=1, le=3660, description="Days for which texts are kept of models that learn from use."
-    )
+    acceptance_retention_days: float = Field(90.0, ge=1, le=3660)
+    """Days for which the counts of events of suggestions are kept."""
+    event_memory_bytes: int = Field(64 << 20, ge=1 << 20)
+    """Redis memory for the ids of events and suggestions, so that each counts once: within a day, or until
+    there are more than fit."""
+    learn_from_use: str = ""
+    """Aliases, as `name@alias`, separated by commas, that learn from use: texts that people accept and type
+    with models of the name are kept, a version is trained on them each night, and the alias moves to it if
+    its acceptance is not lower. Default: none, and no text is kept."""
+    kept_text_days: float = Field(30.0, ge=1, le=3660)
+    """Days for which texts are kept of models that learn from use."""
 
-    count_accepted: str = Field(
-        "",
-        description="Names of models, separated by commas, whose accepted lines are counted: suggestions that"
-        " people accept come earlier. Events must have the text. Default: none.",
-    )
-    accepted_half_life_days: float = Field(
-        30.0, ge=0.04, le=3660, description="Days after which half of the count of an accepted line is left."
-    )
+    count_accepted: str = ""
+    """Names of models, separated by commas, whose accepted lines are counted: suggestions that people accept
+    come earlier. Events must have the text. Default: none."""
+    accepted_half_life_days: float = Field(30.0, ge=0.04, le=3660)
+    """Days after which half of the count of an accepted line is left."""
 
     @field_validator("learn_from_use")
     @classmethod
@@ -134,7 +125,7 @@ def _open(services: Services) -> None:
     services.add(routes.KnownModels(_RESOLVE_S, max_size=_MAX_RESOLVED))
     acceptance = services.add(Acceptance(services.redis, math.ceil(retention_days)))
     services[AliasControl].acceptance.append(acceptance.compare)
-    services[Metrics].register(AcceptanceCollector(acceptance))
+    services[Metrics].register(Collected(partial(acceptance_metrics, acceptance)))
     learning = services.add(_learning(services, settings, texts, acceptance))
     if learning.aliases:
         services[Engines].served_by_alias.update(learning.aliases)

@@ -30,50 +30,29 @@ EXAMPLE_EVENT: dict[str, Any] = {
 class EventCreate(RequestBody):
     """What became of one suggestion. Tabby's events are accepted as well, in its own field names."""
 
-    id: _Id = Field(
-        description="Unique per event, made by the client: an event that is sent again counts once."
-    )
-    type: EventType = Field(
-        description="`shown`; `accepted`; `typed`: something else was typed; `dismissed`; `kept`: what was"
-        " accepted is still there a minute later. Tabby's `view`, `select` and `dismiss` are `shown`,"
-        " `accepted` and `dismissed`."
-    )
+    id: _Id
+    """Unique per event, made by the client: an event that is sent again counts once."""
+    type: EventType
+    """`shown`; `accepted`; `typed`: something else was typed; `dismissed`; `kept`: what was accepted is still
+    there a minute later. Tabby's `view`, `select` and `dismiss` are `shown`, `accepted` and `dismissed`."""
     suggestion_id: _Id = Field(description="The suggestion's `id`. Repeated events of one type count once.")
-    model: str | None = Field(
-        None,
-        min_length=1,
-        max_length=128,
-        description="The `model` of the response that had the suggestion; null: the default model.",
-    )
-    characters: _Characters | None = Field(
-        None,
-        description="Of `accepted`: how many characters of the suggestion were inserted so far."
-        " Of `typed`: how many were typed instead.",
-    )
-    typed: _Characters | None = Field(
-        None, description="How many characters of the field were typed before the suggestion was shown."
-    )
-    latency_ms: float | None = Field(
-        None,
-        ge=0,
-        le=600_000,
-        allow_inf_nan=False,
-        description="Milliseconds from the key to the suggestion.",
-    )
-    client: str | None = Field(
-        None,
-        pattern=r"^[ -~]{1,64}$",
-        description="The program that showed it, with its version: printable ASCII characters.",
-    )
-    client_id: str | None = Field(
-        None, max_length=256, description="Tells people or devices apart; only its hash is stored."
-    )
-    text: str | None = Field(
-        None,
-        description="Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the"
-        " service's settings say that the model learns from use, or that its accepted lines are counted; and"
-        " if it is longer than 10,000 characters.",
-    )
+    model: str | None = Field(None, min_length=1, max_length=128)
+    """The `model` of the response that had the suggestion; null: the default model."""
+    characters: _Characters | None = None
+    """Of `accepted`: how many characters of the suggestion were inserted so far. Of `typed`: how many were
+    typed instead."""
+    typed: _Characters | None = None
+    """How many characters of the field were typed before the suggestion was shown."""
+    latency_ms: float | None = Field(None, ge=0, le=600_000, allow_inf_nan=False)
+    """Milliseconds from the key to the suggestion."""
+    client: str | None = Field(None, pattern=r"^[ -~]{1,64}$")
+    """The program that showed it, with its version: printable ASCII characters."""
+    client_id: str | None = Field(None, max_length=256)
+    """Tells people or devices apart; only its hash is stored."""
+    text: str | None = None
+    """Of `accepted` and `typed`: the whole text of the field then. It is discarded unless the service's
+    settings say that the model learns from use, or that its accepted lines are counted; and if it is longer
+    than 10,000 characters."""
 
     @model_validator(mode="before")
     @classmethod

@@ -23,7 +23,7 @@ from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.errors import error_response, error_responses
 from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule, needs
-from nextchar.app.http.schemas import After, Limit, Page, with_examples
+from nextchar.app.http.schemas import After, Limit, Page, Shape, with_examples
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.http.threads import run_in_thread
 from nextchar.models.errors import DomainError, InvalidInput, Unavailable
@@ -62,14 +62,13 @@ class AuditEntryBody(BaseModel):
     request_id: str = Field(description="`X-Request-Id` of the response, which log records have, too.")
 
 
-class AuditQuery(BaseModel, extra="forbid"):
+class AuditQuery(Shape, extra="forbid"):
     """Which entries to list."""
 
     key: str | None = Field(None, max_length=64, description="Calls with the API key of this name.")
     action: str | None = Field(None, max_length=64, description="Calls of this operation.")
-    about: str | None = Field(
-        None, min_length=1, max_length=256, description="Calls whose `about` or `to` contains this."
-    )
+    about: str | None = Field(None, min_length=1, max_length=256)
+    """Calls whose `about` or `to` contains this."""
     since: float | None = Field(None, description="At or after this time, in Unix seconds.")
     until: float | None = Field(None, description="At or before this time, in Unix seconds.")
     after: After = None

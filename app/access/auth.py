@@ -25,7 +25,7 @@ from nextchar.app.http.middleware import HttpMiddleware
 from nextchar.app.http.rules import Rule, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate, with_examples
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.operations.metrics import Gauges, Metrics
+from nextchar.app.operations.metrics import Collected, Metrics, gauge
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention, RetentionSettings
 from nextchar.app.room import Folder, Room
@@ -197,13 +197,9 @@ def _open(services: Services) -> None:
     services.hints |= {"model_not_found": similar_model, "corpus_not_found": similar_corpus}
     keys = services.find(KeyFile)
     if keys:
-        metrics.register(
-            Gauges(
-                "nextchar_api_keys_file_errors",
-                "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read.",
-                lambda: {(): len(keys.problems)},
-            )
-        )
+        about = "Problems of the file of API keys, whose last valid version applies; 1 if it cannot be read."
+        errors = "nextchar_api_keys_file_errors"
+        metrics.register(Collected(lambda: [gauge(errors, about, len(keys.problems))]))
         services[ReadinessCheck].checks.append(lambda: [_BAD_KEYS] if keys.problems else [])
 
 

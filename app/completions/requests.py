@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nextchar.app.completions.completion import RunningCompletion, result_of
 from nextchar.app.completions.schemas import CompletionCreate
@@ -92,17 +92,11 @@ async def start_completion(
 
 
 def run_completion(
-    engines: Engines,
-    loaded: Loaded,
-    request: CompletionRequest,
-    unknown: list[str],
-    *,
-    echoed: Piece | None = None,
-    keep: int | None = None,
+    engines: Engines, loaded: Loaded, request: CompletionRequest, unknown: list[str], **options: Any
 ) -> RunningCompletion:
     """Start a completion, with candidates if there is text after the cursor; as `RunningCompletion`."""
     kind = InfillingCompletion if request.suffix.strip() else RunningCompletion
-    return kind(engines, loaded, request, unknown, echoed=echoed, keep=keep)
+    return kind(engines, loaded, request, unknown, **options)
 
 
 def check_options(body: CompletionCreate, *, prompt_characters: int | None = None) -> None:

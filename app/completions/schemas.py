@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.models.schemas import Early
 from nextchar.models.runtime.requests import (
     MAX_BEAM,
@@ -73,110 +73,55 @@ class CompletionCreate(RequestBody):
     model_config = with_examples(EXAMPLE_CREATE, EXAMPLE_BEAM, EXAMPLE_DESCRIBED)
 
     prompt: Prompt
-    max_characters: int = Field(
-        40, ge=1, le=MAX_COMPLETION_CHARACTERS, description="The longest completion, in characters."
-    )
+    max_characters: int = Field(40, ge=1, le=MAX_COMPLETION_CHARACTERS)
+    """The longest completion, in characters."""
     n: int = Field(1, ge=1, le=MAX_COMPLETIONS, description="How many completions.")
-    temperature: float = Field(
-        1.0, ge=0, le=10, allow_inf_nan=False, description="0 always selects the likeliest character."
-    )
+    temperature: float = Field(1.0, ge=0, le=10, allow_inf_nan=False)
+    """0 always selects the likeliest character."""
     top_k: int | None = Field(None, ge=1, le=100_000, description="Sample from the k likeliest characters.")
-    top_p: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="Sample from the likeliest characters that together have this probability.",
-    )
-    min_p: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Sample from the characters whose probability is at least this fraction of the highest.",
-    )
-    seed: int | None = Field(
-        None,
-        ge=0,
-        lt=2**63,
-        description="The same seed gives the same text on the same kind of processor, alone or under load; a"
-        " different one in another `precision`. Null chooses a new one.",
-    )
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = Field(
-        None,
-        description="End before this text, or before the first of these. One with characters outside the"
-        " vocabulary is not an error; it never matches.",
-    )
-    until: Until | None = Field(
-        None,
-        description="End with a word, before the end of the line, or before the model becomes uncertain.",
-    )
-    confidence_bits: float = Field(
-        2.0,
-        gt=0,
-        le=64,
-        description='`"until": "confidence"` ends before a character whose entropy exceeds this.',
-    )
-    logprobs: int | None = Field(
-        None,
-        ge=0,
-        le=20,
-        description="Report the natural log-probability of each character, with this many of the likeliest"
-        " alternatives; at temperature 1 and without filters.",
-    )
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Sample from the likeliest characters that together have this probability."""
+    min_p: float | None = Field(None, ge=0, le=1)
+    """Sample from the characters whose probability is at least this fraction of the highest."""
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    """The same seed gives the same text on the same kind of processor, alone or under load; a different one
+    in another `precision`. Null chooses a new one."""
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    """End before this text, or before the first of these. One with characters outside the vocabulary is not
+    an error; it never matches."""
+    until: Until | None = None
+    """End with a word, before the end of the line, or before the model becomes uncertain."""
+    confidence_bits: float = Field(2.0, gt=0, le=64)
+    """`"until": "confidence"` ends before a character whose entropy exceeds this."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """Report the natural log-probability of each character, with this many of the likeliest alternatives; at
+    temperature 1 and without filters."""
     suffix: Suffix = ""
-    echo: bool = Field(
-        False,
-        description="Begin each completion's text with the prompt, and its `logprobs` with those of the"
-        " prompt, read from the start of a line. `bits` and `usage` count generated characters only.",
-    )
-    best_of: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_COMPLETIONS,
-        description="Generate this many completions, return the `n` with the fewest bits per character."
-        " Not with `stream` or `beam`.",
-    )
-    beam: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_BEAM,
-        description="Beam search for the `n` likeliest completions, with this many beams. Not with `seed`,"
-        " `logprobs`, `no_repeat`, filters, or a `temperature` other than 0 or 1.",
-    )
-    length_penalty: float = Field(
-        1.0,
-        ge=0,
-        le=10,
-        allow_inf_nan=False,
-        description="With `beam`: completions are compared by log-probability / characters ** this."
-        " 0 favors short ones.",
-    )
-    no_repeat: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="Never generate an n-gram of this many characters that already occurs in the completion"
-        " or in the last 1,000 characters of the prompt.",
-    )
-    precision: Precision = Field(
-        "auto",
-        description="`float32`: the network as it was trained. `int8`: faster; its loss differs by the `int8`"
-        " figure of the model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8"
-        " results depend on other requests in the batch, as in architectures other than LSTMs.",
-    )
+    echo: bool = False
+    """Begin each completion's text with the prompt, and its `logprobs` with those of the prompt, read from
+    the start of a line. `bits` and `usage` count generated characters only."""
+    best_of: int | None = Field(None, ge=1, le=MAX_COMPLETIONS)
+    """Generate this many completions, return the `n` with the fewest bits per character. Not with `stream` or
+    `beam`."""
+    beam: int | None = Field(None, ge=1, le=MAX_BEAM)
+    """Beam search for the `n` likeliest completions, with this many beams. Not with `seed`, `logprobs`,
+    `no_repeat`, filters, or a `temperature` other than 0 or 1."""
+    length_penalty: float = Field(1.0, ge=0, le=10, allow_inf_nan=False)
+    """With `beam`: completions are compared by log-probability / characters ** this. 0 favors short ones."""
+    no_repeat: int | None = Field(None, ge=1, le=1000)
+    """Never generate an n-gram of this many characters that already occurs in the completion or in the last
+    1,000 characters of the prompt."""
+    precision: Precision = "auto"
+    """`float32`: the network as it was trained. `int8`: faster; its loss differs by the `int8` figure of the
+    model's report. `auto`: int8 if the model has it; but float32 for a `seed` if int8 results depend on other
+    requests in the batch, as in architectures other than LSTMs."""
     expert: ExpertField = "mixture"
-    timeout_ms: int | None = Field(
-        None,
-        ge=1,
-        le=600_000,
-        description="After this long, return what has been generated, with the `finish_reason` `timeout`."
-        " Milliseconds from the request's arrival.",
-    )
-    client_id: str | None = Field(
-        None,
-        max_length=256,
-        description="Tells people or devices apart: its hash decides between two versions that share the"
-        " clients of an alias. It is not stored.",
-    )
+    timeout_ms: int | None = Field(None, ge=1, le=600_000)
+    """After this long, return what has been generated, with the `finish_reason` `timeout`. Milliseconds from
+    the request's arrival."""
+    client_id: str | None = Field(None, max_length=256)
+    """Tells people or devices apart: its hash decides between two versions that share the clients of an
+    alias. It is not stored."""
     stream: bool = Field(False, description="Respond with server-sent events, as characters are generated.")
 
     @model_validator(mode="after")
@@ -199,20 +144,19 @@ class LogprobBody(AlternativeBody):
     top: list[AlternativeBody]
 
 
-class CompletionChoice(BaseModel):
+class CompletionChoice(Shape):
     """One completion of the prompt."""
 
     index: int
     text: str
-    finish_reason: FinishReason = Field(
-        description="Why it ended: `length` means `max_characters`; `stop`, `word`, `line` and `confidence`"
-        " refer to the options; `timeout` and `cancelled` mean that it is incomplete."
-    )
+    finish_reason: FinishReason
+    """Why it ended: `length` means `max_characters`; `stop`, `word`, `line` and `confidence` refer to the
+    options; `timeout` and `cancelled` mean that it is incomplete."""
     bits: float = Field(description="Total surprisal of the generated characters, -log2 p.")
     logprobs: list[LogprobBody] | None = Field(None, description="Only if requested.")
 
 
-class CompletionBody(BaseModel):
+class CompletionBody(Shape):
     """All completions of a prompt."""
 
     model_config = with_examples(EXAMPLE)
@@ -222,9 +166,8 @@ class CompletionBody(BaseModel):
     early: Early
     completions: list[CompletionChoice]
     usage: Usage
-    unknown_characters: list[str] = Field(
-        description="The distinct characters of the prompt that are not in the vocabulary."
-    )
+    unknown_characters: list[str]
+    """The distinct characters of the prompt that are not in the vocabulary."""
 
 
 class PieceBody(BaseModel):
@@ -260,9 +203,8 @@ class NextCreate(RequestBody):
 
     prompt: Prompt
     top: int = Field(10, ge=1, le=1000, description="How many of the likeliest characters to return.")
-    temperature: float = Field(
-        1.0, gt=0, le=10, allow_inf_nan=False, description="Divides the logits before the softmax."
-    )
+    temperature: float = Field(1.0, gt=0, le=10, allow_inf_nan=False)
+    """Divides the logits before the softmax."""
     expert: ExpertField = "mixture"
 
 

@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from nextchar.app.core_settings import CoreSettings
+from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.rules import OPEN, needs_no_key
 from nextchar.app.room import Room
 
@@ -260,7 +260,7 @@ def add_js_client(app: FastAPI, *, allowed_origins: Sequence[str]) -> None:
 
 def _mount(app: FastAPI, settings: CoreSettings) -> None:
     add_console(app, max_corpus_bytes=settings.max_corpus_bytes)
-    add_js_client(app, allowed_origins=settings.origins)
+    add_js_client(app, allowed_origins=listed(settings.allowed_origins))
 
 
 CONSOLE = Room("console", mount=_mount)

@@ -228,12 +228,7 @@ class TarArchive(Archive):
 
 
 class ZipArchive(Archive):
-    """A zip archive, whose table of contents is at its end: it is kept in an unnamed file until then.
-
-    Args:
-        folder: of that file.
-        adds_newlines, max_bytes: as of an `Archive`.
-    """
+    """A zip archive, whose table of contents is at its end: it is kept in an unnamed file until then."""
 
     def __init__(self, folder: Path, *, adds_newlines: bool, max_bytes: int | None = None) -> None:
         super().__init__(adds_newlines=adds_newlines, max_bytes=max_bytes)
@@ -298,13 +293,7 @@ class _BoundedReads:
 
 
 class StoredFiles(Archive):
-    """Files in an object store, which are read instead of a body.
-
-    Args:
-        blobs: the storage that has them.
-        paths: their paths, in order.
-        adds_newlines: whether the files are lines of text.
-    """
+    """Files in an object store, which are read instead of a body, in the order of `paths`."""
 
     def __init__(self, blobs: Blobs, paths: Sequence[str], *, adds_newlines: bool) -> None:
         super().__init__(adds_newlines=adds_newlines)

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from nextchar.app.access.permissions import Access
+from nextchar.app.core_settings import listed
 from nextchar.app.corpora.archives import Archive, ArchiveFormat, StoredFiles, TarArchive, ZipArchive
 from nextchar.app.corpora.distinct_lines import DistinctLines
 from nextchar.app.http.bodies import gunzip_of
@@ -119,7 +120,7 @@ async def read_corpus(
     def read() -> tuple[Corpus, bool]:
         services.watermark.check()
         access.check_corpus_quota()
-        blobs, paths = find_sources(url, services.settings.corpus_source_urls)
+        blobs, paths = find_sources(url, listed(services.settings.corpus_sources))
         limit_bytes = services.settings.max_corpus_bytes
         spool = services.settings.data_dir / "spool"
         files = StoredFiles(blobs, paths, adds_newlines=encoding == "utf-8")

@@ -194,6 +194,19 @@ _DRAIN_S = 5
 _MAX_VALUE_BYTES = 1000
 
 
+def receive_ahead(receive: Receive, is_gone: threading.Event) -> asyncio.Future[Message]:
+    """Begin to receive the next message; set `is_gone` if it is that the client has disconnected."""
+
+    def note(received: asyncio.Future[Message]) -> None:
+        is_message = not received.cancelled() and received.exception() is None
+        if is_message and received.result()["type"] == "http.disconnect":
+            is_gone.set()
+
+    following = asyncio.ensure_future(receive())
+    following.add_done_callback(note)
+    return following
+
+
 class StreamedBody:
     """A request's body in pieces; it need not be read to its end."""
 
@@ -233,8 +246,7 @@ class StreamedBody:
     async def run(self, work: Callable[[], None]) -> None:
         """Call `work` in a worker thread; meanwhile note whether the client disconnects, for `check`."""
         if self._following is None:
-            self._following = asyncio.ensure_future(self._request.receive())
-            self._following.add_done_callback(self._note_disconnect)
+            self._following = receive_ahead(self._request.receive, self._is_gone)
         await run_in_thread(work)
 
     def check(self) -> None:
@@ -246,11 +258,6 @@ class StreamedBody:
         """Stop waiting for the client."""
         if self._following is not None:
             self._following.cancel()
-
-    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
-        is_message = not received.cancelled() and received.exception() is None
-        if is_message and received.result()["type"] == "http.disconnect":
-            self._is_gone.set()
 
     async def drain(self) -> None:
         """Read and discard the rest of a refused body, up to a limit.

@@ -10,8 +10,10 @@ route that will serve it: the first that matches, as the application does.
 Unknown query parameters are errors, as unknown fields of a body are; not in calls of other protocols.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 from fastapi import Request
@@ -19,7 +21,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from pydantic import BaseModel
 from starlette.datastructures import Headers
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, compile_path
 from starlette.types import Scope
 
 from nextchar.models.errors import InvalidInput
@@ -33,6 +35,7 @@ MAX_JSON_BYTES = 32 << 20
 MAX_SMALL_JSON_BYTES = 1 << 20
 """The limit for calls without documents: validation errors take memory in proportion to a body's fields."""
 
+_MAX_REMEMBERED = 256  # calls, whose paths may be as long as a header
 _RULE = "nextchar_rule"  # the attribute of a route's function
 
 OPENAI = frozenset({"list_models", "get_model", "delete_model"})
@@ -102,72 +105,38 @@ def _declare(function: F, rule: Rule) -> F:
     return function
 
 
-@dataclass
-class _Node:
-    """The routes below the beginning of a path, by its next segment."""
-
-    literals: dict[str, "_Node"] = field(default_factory=dict)
-    parameter: "_Node | None" = None
-    routes: dict[str, tuple[int, Rule]] = field(default_factory=dict)  # by method: its place, and its rule
-    rest: dict[str, tuple[int, Rule]] = field(default_factory=dict)  # of those that match any further path
-
-
 class Rules:
     """The rules of an application's routes."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        self._root = _Node()
-        for place, route in enumerate(iter_route_contexts(list(routes))):
-            self._add(place, route)
+        self._routes = list(map(_matcher, iter_route_contexts(list(routes))))
+        self._remembered = lru_cache(_MAX_REMEMBERED)(self._find)
 
     def find(self, method: str, path: str) -> Rule:
         """Return the rule of a call; where a path has no such method, any scope of its others will do."""
-        leaves = list(_leaves(self._root, path.strip("/").split("/"), 0))
-        found = [leaf[method] for leaf in leaves if method in leaf]
-        if found:
-            return min(found, key=lambda one: one[0])[1]
-        others = [rule for leaf in leaves for _, rule in leaf.values()]
-        if not others:
+        return self._remembered(method, path)
+
+    def _find(self, method: str, path: str) -> Rule:
+        path = f"/{path.strip('/')}"
+        found = [(methods, rule) for pattern, methods, rule in self._routes if pattern.fullmatch(path)]
+        if not found:
             return UNKNOWN
-        scopes = frozenset().union(*(rule.scopes or () for rule in others))
-        return replace(others[0], scopes=None if any(rule.scopes is None for rule in others) else scopes)
-
-    def _add(self, place: int, route: RouteContext) -> None:
-        parts = (route.path or "").strip("/").split("/")
-        mounted = getattr(route, "app", None)
-        rule = cast(Rule, getattr(route.endpoint, _RULE, None) or getattr(mounted, "rule", UNKNOWN))
-        is_rest = route.methods is None or parts[-1].endswith(":path}")
-        node = self._root
-        for at, part in enumerate(parts[:-1] if parts[-1].endswith(":path}") else parts):
-            if part == "{model}":
-                rule = replace(rule, model_at=at)
-            if part.startswith("{"):
-                node.parameter = node = node.parameter or _Node()
-            else:
-                node = node.literals.setdefault(part, _Node())
-        for method in route.methods or _METHODS:
-            (node.rest if is_rest else node.routes).setdefault(method, (place, _with_body(rule, method)))
+        own = next((rule for methods, rule in found if methods is None or method in methods), None)
+        rule = own or found[0][1]
+        if not own:
+            scopes = [other.scopes for _, other in found]
+            rule = replace(rule, scopes=None if None in scopes else frozenset().union(*filter(None, scopes)))
+        return rule if rule.body else replace(rule, body=JSON if method == "POST" else SMALL_JSON)
 
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-
-
-def _with_body(rule: Rule, method: str) -> Rule:
-    return rule if rule.body else replace(rule, body=JSON if method == "POST" else SMALL_JSON)
-
-
-def _leaves(node: _Node, parts: list[str], at: int) -> Iterator[dict[str, tuple[int, Rule]]]:
-    """Yield what matches the segments from `at` on."""
-    if at == len(parts):
-        if node.routes:
-            yield node.routes
-        return
-    if node.rest:
-        yield node.rest
-    if (literal := node.literals.get(parts[at])) is not None:
-        yield from _leaves(literal, parts, at + 1)
-    if node.parameter is not None and parts[at]:
-        yield from _leaves(node.parameter, parts, at + 1)
+def _matcher(route: RouteContext) -> tuple[re.Pattern[str], Collection[str] | None, Rule]:
+    """Return the pattern of a route's paths, its methods (None: all) and its rule."""
+    path, mounted = route.path or "", getattr(route, "app", None)
+    rule = cast(Rule, getattr(route.endpoint, _RULE, None) or getattr(mounted, "rule", UNKNOWN))
+    parts = path.strip("/").split("/")
+    if "{model}" in parts:
+        rule = replace(rule, model_at=parts.index("{model}"))
+    return compile_path(path if route.methods else f"{path}/{{path:path}}")[0], route.methods, rule
 
 
 class UnknownParameter(InvalidInput):

@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar, Unpack
 
 from fastapi import Header, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from nextchar.models.errors import InvalidInput
 
@@ -14,7 +16,24 @@ Metadata = Annotated[
 """What clients of OpenAI's API store with a batch or a job, with OpenAI's bounds."""
 
 
-class RequestBody(BaseModel):
+class Shape(BaseModel):
+    """What is sent. Docstrings below its fields describe them, as `description` does."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema, in which each description is one line."""
+        schema = handler(core_schema)
+        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
+            if "description" in field:
+                field["description"] = " ".join(field["description"].split())
+        return schema
+
+
+class RequestBody(Shape):
     """A request's body: unknown fields are errors, and strings are not converted to numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
@@ -37,15 +56,14 @@ ErrorType = Literal[
 ]
 
 
-class ErrorDetail(BaseModel):
+class ErrorDetail(Shape):
     """An error."""
 
     type: ErrorType = Field(description="The class of the error, determined by the status.")
     code: str = Field(description="Stable and machine-readable.")
     message: str = Field(description="What is wrong, and how to correct it.")
-    param: str | None = Field(
-        None, description="The invalid field, with dots for nested ones, if there is one."
-    )
+    param: str | None = None
+    """The invalid field, with dots for nested ones, if there is one."""
 
 
 class ErrorBody(BaseModel):
@@ -77,7 +95,7 @@ MAX_EVENT_NUMBER = 2**63 - 1
 LastEventId = Annotated[int | None, Header(ge=0, le=MAX_EVENT_NUMBER, description="As `after`, for streams.")]
 
 
-class Page(BaseModel, Generic[T]):
+class Page(Shape, Generic[T]):
     """A page of items, newest first except for events."""
 
     object: Literal["list"] = "list"

@@ -214,14 +214,9 @@ def download(
     media_type: str,
     headers: Mapping[str, str],
 ) -> Response:
-    """Return the response that sends what `write` writes to a file.
+    """Return the response that sends what `write` writes to a temporary file in `folder`.
 
-    Args:
-        places: one is taken until the response has ended.
-        write: writes the contents.
-        folder: of the temporary file.
-        media_type: of the response.
-        headers: of the response, besides its length.
+    One of the `places` is taken until the response has ended.
 
     Raises:
         Busy: there is no place. StorageFull, Unavailable, and what `write` raises.

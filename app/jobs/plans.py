@@ -35,7 +35,7 @@ from nextchar.models.config import (
 )
 from nextchar.models.errors import InvalidInput
 from nextchar.models.saved_model import Card
-from nextchar.models.text.kind_detection import Purpose, TextKind, default_purpose
+from nextchar.models.text.kind_detection import TextKind, default_purpose
 from nextchar.models.text.masks import Masks, check_speed, compile_pattern
 from nextchar.models.text.vocabulary import Alphabet
 from nextchar.store.corpus import Corpus
@@ -127,10 +127,7 @@ def _base(
     is_free = body.preset == "auto" and body.architecture == DEFAULT and body.network == NetworkOverride()
     if not (body.base and is_free) or start or body.mix or corpus.characters > MAX_BASE_CHARACTERS:
         return None
-    network, training = _with_overrides(
-        body, None, BASE_RULE.network, BASE_RULE.training, learning_rate_multiplier
-    )
-    return Candidate(preset=BASE_RULE.preset, min_steps=0, network=network, training=training)
+    return _candidate(body, None, BASE_RULE, learning_rate_multiplier)
 
 
 def _masks(
@@ -150,7 +147,9 @@ def _masks(
     if body.masks is None and (model := start or teacher):
         return model.masks, None
     sample = corpus.log_sample
-    is_wanted = body.masks == "auto" or _is_masked_by_default(body.purpose, kind)
+    # A log whose kind is set to another one gets them only if the purpose includes anomalies.
+    by_default = kind == "log" if body.purpose is None else body.purpose != "complete"
+    is_wanted = body.masks == "auto" or by_default
     if not is_wanted or alphabet == "bytes" or not sample:
         return (), None
     masked_characters = sample["kept"] * corpus.characters * min(1.0, body.validation_fraction * 10)
@@ -166,16 +165,6 @@ def _masks(
         f" example {example!r} becomes {masks.apply(example).text!r}. Completions contain the placeholders"
         ' too; to generate text, pass "purpose": "complete" or "masks": []'
     )
-
-
-def _is_masked_by_default(purpose: Purpose | None, kind: TextKind | None) -> bool:
-    """Whether a job that does not say which masks it wants gets those suggested for its corpus.
-
-    A log whose kind is set to another one gets them only if the purpose includes anomalies.
-    """
-    if purpose is None:
-        return kind == "log"
-    return purpose != "complete"
 
 
 def _check_start(body: JobCreate, start: Card) -> None:
@@ -321,21 +310,8 @@ def network_and_recipe(
         network, training = _with_overrides(body, start, own.network, own.training, learning_rate_multiplier)
         check_memory(network, training, vocabulary_size, memory_limit_bytes)
         return {"network": network, "training": training}
-    candidates = []
-    for rule in _rules(body, start):
-        network, training = _with_overrides(
-            body, start, rule.network, rule.training, learning_rate_multiplier
-        )
-        candidates.append(
-            Candidate(
-                preset=rule.preset,
-                min_steps=rule.min_steps,
-                min_characters=rule.min_characters,
-                network=network,
-                training=training,
-            )
-        )
-    first, *larger = candidates
+    rules = _rules(body, start)
+    first, *larger = [_candidate(body, start, rule, learning_rate_multiplier) for rule in rules]
     check_memory(first.network, first.training, vocabulary_size, memory_limit_bytes)
     fitting = [
         one
@@ -360,6 +336,17 @@ def _rules(body: JobCreate, start: Card | None) -> list[Rule]:
     if body.budget.seconds is not None:
         return [rule for rule in RULES if rule.preset in nearest]
     return [Rule(WITHOUT_SECONDS if WITHOUT_SECONDS in nearest else nearest[0], 0)]
+
+
+def _candidate(body: JobCreate, start: Card | None, rule: Rule, learning_rate_multiplier: float) -> Candidate:
+    network, training = _with_overrides(body, start, rule.network, rule.training, learning_rate_multiplier)
+    return Candidate(
+        preset=rule.preset,
+        min_steps=rule.min_steps,
+        min_characters=rule.min_characters,
+        network=network,
+        training=training,
+    )
 
 
 def _with_overrides(

@@ -14,7 +14,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from redis.exceptions import RedisError
 
 from nextchar.app.http.services import Services
@@ -22,15 +22,13 @@ from nextchar.app.jobs import routes
 from nextchar.app.jobs.control import JobControl
 from nextchar.app.jobs.reconcile import Reconciler
 from nextchar.app.jobs.schemas import JobBodies, JobFeeds
-from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead, Metrics
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead, Metrics, counter, gauge
 from nextchar.app.room import Folder, Room
 from nextchar.models.errors import DomainError
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.jobs import Job, Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.queue import TrainingQueue
-
-_JOB = ("job_id", "model")
 
 
 @dataclass(eq=False)
@@ -51,91 +49,82 @@ class TrainingCollector:
         with contextlib.suppress(DomainError, OSError):
             jobs = self._all_jobs()
             yield from self._of_records(jobs)
-        yield GaugeMetricFamily(
-            "nextchar_storage_up", "Whether the storage can be read.", value=jobs is not None
-        )
+        yield gauge("nextchar_storage_up", "Whether the storage can be read.", jobs is not None)
         is_redis_up = False
         with contextlib.suppress(RedisError, OSError):
-            families = [*self._of_queue(), *self._of_attempts(), *self._of_running_jobs(jobs or [])]
+            families = [*self._of_workers(), *self._of_running_jobs(jobs or [])]
             is_redis_up = True
             yield from families
-        yield GaugeMetricFamily("nextchar_redis_up", "Whether Redis responds.", value=is_redis_up)
+        yield gauge("nextchar_redis_up", "Whether Redis responds.", is_redis_up)
 
     def _of_records(self, jobs: list[Job]) -> Iterator[Metric]:
-        by_status = GaugeMetricFamily("nextchar_jobs", "Jobs by status.", labels=["status"])
         tally = Tally(job.status for job in jobs)
-        for status in JobStatus:
-            by_status.add_metric([status], tally[status])
-        yield by_status
+        by_status = {(status.value,): tally[status] for status in JobStatus}
+        yield gauge("nextchar_jobs", "Jobs by status.", by_status, "status")
         queued_at = [job.updated_at for job in jobs if job.status is JobStatus.QUEUED]
-        yield GaugeMetricFamily(
+        yield gauge(
             "nextchar_queue_oldest_seconds",
             "For how long the job that has waited longest for a worker has been queued; 0 if none waits.",
-            value=max(0.0, self.clock() - min(queued_at)) if queued_at else 0.0,
+            max(0.0, self.clock() - min(queued_at)) if queued_at else 0.0,
         )
 
-    def _of_queue(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "nextchar_queue_depth", "Jobs waiting in the queue.", value=len(self.queue.waiting())
-        )
-        yield GaugeMetricFamily(
-            "nextchar_workers", "Workers that have reported recently.", value=self.queue.live_workers()
-        )
-
-    def _of_attempts(self) -> Iterator[Metric]:
-        attempts = CounterMetricFamily(
-            "nextchar_training_attempts",
-            "Attempts of workers at jobs that have ended, by how, in all processes together.",
-            labels=["outcome", "code"],
-        )
-        seconds = CounterMetricFamily(
-            "nextchar_training_attempt_seconds",
-            "Seconds that these attempts took; 0 for lost ones.",
-            labels=["outcome", "code"],
-        )
+    def _of_workers(self) -> Iterator[Metric]:
+        yield gauge("nextchar_queue_depth", "Jobs waiting in the queue.", len(self.queue.waiting()))
+        yield gauge("nextchar_workers", "Workers that have reported recently.", self.queue.live_workers())
         lost = {("lost", "worker_lost"): (0, 0.0)}  # from the start, so that the first one is an increase
         ended = lost | self.live.attempts()
-        for (outcome, code), (count, spent_s) in sorted(ended.items()):
-            attempts.add_metric([outcome, code], count)
-            seconds.add_metric([outcome, code], spent_s)
-        yield from (attempts, seconds)
+        yield counter(
+            "nextchar_training_attempts",
+            "Attempts of workers at jobs that have ended, by how, in all processes together.",
+            {of: count for of, (count, _) in ended.items()},
+            "outcome",
+            "code",
+        )
+        yield counter(
+            "nextchar_training_attempt_seconds",
+            "Seconds that these attempts took; 0 for lost ones.",
+            {of: spent_s for of, (_, spent_s) in ended.items()},
+            "outcome",
+            "code",
+        )
 
     def _of_running_jobs(self, jobs: list[Job]) -> Iterator[Metric]:
-        def family(name: str, about: str, *labels: str) -> GaugeMetricFamily:
-            return GaugeMetricFamily(f"nextchar_training_{name}", about, labels=[*_JOB, *labels])
-
-        running_s = family("running_seconds", "Seconds since a worker took the running job.")
-        speed = family("characters_per_second", "Training speed of a running job.")
-        ratio = family("progress_ratio", "Steps done of a running job, from 0 to 1.")
-        bits = family("bits_per_character", "Latest loss of a running job: of `train` or `validation`.", "of")
-        age = family(
-            "checkpoint_age_seconds",
-            "Seconds of a running job that would be lost with its worker: since the last checkpoint, or since"
-            " the worker took the job.",
-        )
-        memory = family("peak_memory_bytes", "Peak memory of the process that trains a running job.")
-        waits = family("waiting_for_storage", "1 if the worker of a running job waits for the storage.")
+        values: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in _OF_RUNNING_JOBS}
         now = self.clock()
         for job in jobs:
             if job.status is not JobStatus.RUNNING:
                 continue
-            labels = [job.id, job.request.name]
+            labels = (job.id, job.request.name)
             progress = self.live.progress(job.id) or {}
             if progress.get("attempt") != job.attempt:  # of an earlier attempt
                 progress = {}
-            running_s.add_metric(labels, max(0.0, now - job.updated_at))
-            age.add_metric(labels, max(0.0, now - progress.get("checkpoint_at", job.updated_at)))
-            waits.add_metric(labels, "waiting_for_storage" in progress)
-            if (value := progress.get("characters_per_second")) is not None:
-                speed.add_metric(labels, value)
-            if (value := progress.get("peak_memory_bytes")) is not None:
-                memory.add_metric(labels, value)
+            values["running_seconds"][labels] = max(0.0, now - job.updated_at)
+            saved_at = progress.get("checkpoint_at", job.updated_at)
+            values["checkpoint_age_seconds"][labels] = max(0.0, now - saved_at)
+            values["waiting_for_storage"][labels] = "waiting_for_storage" in progress
+            for name in ("characters_per_second", "peak_memory_bytes"):
+                if (value := progress.get(name)) is not None:
+                    values[name][labels] = value
             if progress.get("steps"):
-                ratio.add_metric(labels, progress["step"] / progress["steps"])
+                values["progress_ratio"][labels] = progress["step"] / progress["steps"]
             for text in ("train", "validation"):
                 if (value := progress.get(f"{text}_bits_per_character")) is not None:
-                    bits.add_metric([*labels, text], value)
-        yield from (running_s, speed, ratio, bits, age, memory, waits)
+                    values["bits_per_character"][*labels, text] = value
+        for name, about in _OF_RUNNING_JOBS.items():
+            of = ("of",) if name == "bits_per_character" else ()
+            yield gauge(f"nextchar_training_{name}", about, values[name], "job_id", "model", *of)
+
+
+_OF_RUNNING_JOBS = {
+    "running_seconds": "Seconds since a worker took the running job.",
+    "characters_per_second": "Training speed of a running job.",
+    "progress_ratio": "Steps done of a running job, from 0 to 1.",
+    "bits_per_character": "Latest loss of a running job: of `train` or `validation`.",
+    "checkpoint_age_seconds": "Seconds of a running job that would be lost with its worker: since the last"
+    " checkpoint, or since the worker took the job.",
+    "peak_memory_bytes": "Peak memory of the process that trains a running job.",
+    "waiting_for_storage": "1 if the worker of a running job waits for the storage.",
+}
 
 
 RECONCILE_S = 5.0

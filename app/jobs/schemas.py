@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
 from nextchar.app.http.limits import FEEDS
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.http.services import Services
 from nextchar.models.config import (
     ArchitectureName,
@@ -73,45 +73,31 @@ class NetworkOverride(RequestBody):
     layers: int | None = Field(None, ge=1, le=8, description="Stacked LSTM layers.")
     units: int | None = Field(None, ge=4, le=4096, description="Hidden units of each layer.")
     embedding: int | None = Field(None, ge=2, le=1024, description="Size of a character's embedding.")
-    dropout: float | None = Field(
-        None,
-        ge=0,
-        lt=0.95,
-        description="Fraction of each LSTM output dropped during training; the presets' default increases"
-        " with the number of epochs and with the size of the network for the length of the text.",
-    )
-    coupled_gates: bool | None = Field(
-        None,
-        description="Whether the LSTMs' input gate is one minus the forget gate, which trains faster; the"
-        " presets' is.",
-    )
-    context: int | None = Field(
-        None, ge=2, le=64, description="Context length of a fixed-window model, in characters."
-    )
+    dropout: float | None = Field(None, ge=0, lt=0.95)
+    """Fraction of each LSTM output dropped during training; the presets' default increases with the number of
+    epochs and with the size of the network for the length of the text."""
+    coupled_gates: bool | None = None
+    """Whether the LSTMs' input gate is one minus the forget gate, which trains faster; the presets' is."""
+    context: int | None = Field(None, ge=2, le=64)
+    """Context length of a fixed-window model, in characters."""
 
 
 class TrainingOverride(RequestBody):
     """Changes to the preset's recipe; omitted fields keep the preset's values."""
 
-    rows: int | None = Field(
-        None, ge=1, le=4096, description="Parallel streams that the corpus is divided into (the batch size)."
-    )
-    window: int | None = Field(
-        None, ge=2, le=4096, description="Length of truncated back-propagation through time, in characters."
-    )
+    rows: int | None = Field(None, ge=1, le=4096)
+    """Parallel streams that the corpus is divided into (the batch size)."""
+    window: int | None = Field(None, ge=2, le=4096)
+    """Length of truncated back-propagation through time, in characters."""
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak rate of the one-cycle schedule.")
     weight_decay: float | None = Field(None, ge=0, le=1, description="Decoupled weight decay of AdamW.")
     clip_norm: float | None = Field(None, gt=0, le=1000, description="Maximum global norm of the gradient.")
-    preconditioning: bool | None = Field(
-        None,
-        description="Whether the gradients of recurrent weights are preconditioned before AdamW: steps are"
-        " longer and learn more. Of the presets `medium` has it.",
-    )
-    early_stopping: bool | None = Field(
-        None,
-        description="Whether training ends before its budget is used up if held-out loss has not been better"
-        " at four evaluations in a row and their median rises; in the presets it does.",
-    )
+    preconditioning: bool | None = None
+    """Whether the gradients of recurrent weights are preconditioned before AdamW: steps are longer and learn
+    more. Of the presets `medium` has it."""
+    early_stopping: bool | None = None
+    """Whether training ends before its budget is used up if held-out loss has not been better at four
+    evaluations in a row and their median rises; in the presets it does."""
 
 
 class JobCreate(RequestBody):
@@ -120,75 +106,47 @@ class JobCreate(RequestBody):
     model_config = with_examples(EXAMPLE_CREATE)
 
     corpus: str = Field(max_length=128, description="The id or name of an uploaded corpus.")
-    name: str = Field(
-        pattern=f"^{NAME_PATTERN}$", description="The model's name; each finished job adds a version to it."
-    )
-    architecture: ArchitectureName = Field(
-        "stateful_lstm", description="The network's architecture; `GET /v1/architectures` lists them."
-    )
-    preset: PresetOption = Field(
-        "auto",
-        description="The network and recipe; only the default architecture has presets. `auto`: the worker"
-        " measures the seconds per training step of the presets and takes the largest that can make enough"
-        " steps in a budget in seconds; with one in steps or epochs it is `small`. If `network` has `layers`"
-        " or `units`, it chooses only among the presets nearest to them.",
-    )
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
+    """The model's name; each finished job adds a version to it."""
+    architecture: ArchitectureName = "stateful_lstm"
+    """The network's architecture; `GET /v1/architectures` lists them."""
+    preset: PresetOption = "auto"
+    """The network and recipe; only the default architecture has presets. `auto`: the worker measures the
+    seconds per training step of the presets and takes the largest that can make enough steps in a budget in
+    seconds; with one in steps or epochs it is `small`. If `network` has `layers` or `units`, it chooses only
+    among the presets nearest to them."""
     network: NetworkOverride = Field(NetworkOverride(), description="Changes to the preset's network.")
     training: TrainingOverride = Field(TrainingOverride(), description="Changes to the preset's recipe.")
-    budget: BudgetBody = Field(
-        BudgetBody(seconds=60), description="When training ends: exactly one of epochs, steps, seconds."
-    )
-    validation_fraction: float = Field(
-        0.1,
-        ge=0.005,
-        le=0.5,
-        description="Fraction of the text that is held out for validation: its end, or of `records` lines"
-        " drawn at random.",
-    )
-    seed: int = Field(
-        1,
-        ge=0,
-        lt=2**31,
-        description="The same seed gives the same model, if the report's `numerics` are the same and the"
-        " budget is in steps or epochs.",
-    )
-    alphabet: Alphabet | None = Field(
-        None,
-        description="The unit of text: a code point after NFC, or one byte of the UTF-8. Default: that of the"
-        " model it starts from; else `bytes` for a corpus uploaded as bytes, and `characters` for text.",
-    )
-    kind: TextKind | None = Field(
-        None,
-        description="What the text is; default: the corpus's `kind`. The lines of `records` are shuffled once"
-        " with the job's seed, held-out lines are drawn at random, and the model begins prompts at the start"
-        " of a line. Every other kind keeps its order.",
-    )
-    purpose: Purpose | None = Field(
-        None,
-        description="What the model is for; default: `anomalies` for a log, `both` for records, `complete`"
-        " for code and other text. Every model completes and scores; the purpose decides whether values that"
-        " change from line to line are masked if `masks` is left out: for `complete` they are not.",
-    )
-    coverage: float = Field(
-        1.0,
-        ge=0.5,
-        le=1,
-        description="Fraction of the training text that the vocabulary must cover. The rarest characters"
-        " beyond it become unknown: for alphabets of thousands of characters, use 0.9995.",
-    )
-    start_from: str | None = Field(
-        None,
-        max_length=128,
-        description="A model, `name` or `name@version`, whose weights and vocabulary training starts from."
-        " The network is then that model's; the preset only determines the recipe, `auto` that of the preset"
-        " nearest in size. Or a base model of the package, such as `base/english`.",
-    )
-    base: bool = Field(
-        True,
-        description="Whether preset `auto` starts from a base model of the package if the text is short and"
-        " one predicts it well; `start_from` of the job then names it. Not for a job with `start_from`,"
-        " `mix`, fields of `network` or the alphabet `bytes`.",
-    )
+    budget: BudgetBody = Field(BudgetBody(seconds=60))
+    """When training ends: exactly one of epochs, steps, seconds."""
+    validation_fraction: float = Field(0.1, ge=0.005, le=0.5)
+    """Fraction of the text that is held out for validation: its end, or of `records` lines drawn at
+    random."""
+    seed: int = Field(1, ge=0, lt=2**31)
+    """The same seed gives the same model, if the report's `numerics` are the same and the budget is in steps
+    or epochs."""
+    alphabet: Alphabet | None = None
+    """The unit of text: a code point after NFC, or one byte of the UTF-8. Default: that of the model it
+    starts from; else `bytes` for a corpus uploaded as bytes, and `characters` for text."""
+    kind: TextKind | None = None
+    """What the text is; default: the corpus's `kind`. The lines of `records` are shuffled once with the job's
+    seed, held-out lines are drawn at random, and the model begins prompts at the start of a line. Every other
+    kind keeps its order."""
+    purpose: Purpose | None = None
+    """What the model is for; default: `anomalies` for a log, `both` for records, `complete` for code and
+    other text. Every model completes and scores; the purpose decides whether values that change from line to
+    line are masked if `masks` is left out: for `complete` they are not."""
+    coverage: float = Field(1.0, ge=0.5, le=1)
+    """Fraction of the training text that the vocabulary must cover. The rarest characters beyond it become
+    unknown: for alphabets of thousands of characters, use 0.9995."""
+    start_from: str | None = Field(None, max_length=128)
+    """A model, `name` or `name@version`, whose weights and vocabulary training starts from. The network is
+    then that model's; the preset only determines the recipe, `auto` that of the preset nearest in size. Or a
+    base model of the package, such as `base/english`."""
+    base: bool = True
+    """Whether preset `auto` starts from a base model of the package if the text is short and one predicts it
+    well; `start_from` of the job then names it. Not for a job with `start_from`, `mix`, fields of `network`
+    or the alphabet `bytes`."""
     masks: (
         Literal["auto"]
         | Annotated[
@@ -204,25 +162,18 @@ class JobCreate(RequestBody):
         " model it starts from or of the teacher; else `auto` for a log, unless the purpose is `complete`."
         " `[]` disables masking.",
     )
-    mixture: bool = Field(
-        True,
-        description="Predict with the network together with contexts of the training text, whose"
-        " end the model then contains. `false`: with the network alone.",
-    )
-    ready_early: bool = Field(
-        True,
-        description="Before the network is trained, make an early model of the mixture's contexts alone. It"
-        " completes and suggests until the job ends; the job's `early` has its name. Training begins some"
-        " seconds per million characters later. Without a mixture there is none.",
-    )
-    mix: Mix | None = Field(
-        None,
-        description="A second text in a fraction of each batch's rows, with its own characters or a teacher's"
-        " predictions as targets.",
-    )
-    suggestions: SuggestionConfig | None = Field(
-        None, description="Which lines of `records` are suggested; default: all."
-    )
+    mixture: bool = True
+    """Predict with the network together with contexts of the training text, whose end the model then
+    contains. `false`: with the network alone."""
+    ready_early: bool = True
+    """Before the network is trained, make an early model of the mixture's contexts alone. It completes and
+    suggests until the job ends; the job's `early` has its name. Training begins some seconds per million
+    characters later. Without a mixture there is none."""
+    mix: Mix | None = None
+    """A second text in a fraction of each batch's rows, with its own characters or a teacher's predictions as
+    targets."""
+    suggestions: SuggestionConfig | None = None
+    """Which lines of `records` are suggested; default: all."""
 
 
 class JobCancel(RequestBody):
@@ -230,14 +181,12 @@ class JobCancel(RequestBody):
 
     model_config = with_examples({"keep_best": True})
 
-    keep_best: bool = Field(
-        False,
-        description="Publish the best model so far before the job ends as `cancelled`. A job that has not"
-        " started has none.",
-    )
+    keep_best: bool = False
+    """Publish the best model so far before the job ends as `cancelled`. A job that has not started has
+    none."""
 
 
-class ProgressBody(BaseModel):
+class ProgressBody(Shape):
     """Progress of training. A worker may report further fields; values that are not known yet are null."""
 
     model_config = ConfigDict(extra="allow")
@@ -248,46 +197,35 @@ class ProgressBody(BaseModel):
     characters_per_second: float | None = None
     elapsed_seconds: float | None = Field(None, description="Since the first step, over all attempts.")
     seconds_left: float | None = Field(None, description="Of training; the evaluation follows.")
-    phase: str | None = Field(
-        None,
-        description="What the worker does after the last step: `evaluation`, or one of its parts, such as"
-        " `memorization of the report`. Null while the network is trained.",
-    )
+    phase: str | None = None
+    """What the worker does after the last step: `evaluation`, or one of its parts, such as `memorization of
+    the report`. Null while the network is trained."""
     train_bits_per_character: float | None = None
-    validation_bits_per_character: float | None = Field(
-        None, description="At the latest evaluation after the first step."
-    )
+    validation_bits_per_character: float | None = None
+    """At the latest evaluation after the first step."""
     sample: str | None = Field(None, description="Text generated at the latest evaluation.")
     attempt: int | None = Field(None, description="The attempt that reported it.")
-    checkpoint_at: float | None = Field(
-        None, description="When the attempt last saved a checkpoint. Unix seconds, UTC."
-    )
-    peak_memory_bytes: int | None = Field(
-        None, description="Peak memory of the process that trains, in bytes."
-    )
-    ended_early: str | None = Field(
-        None,
-        description="Why training ends before its budget is used up, as a sentence; see"
-        " `training.early_stopping`.",
-    )
-    waiting_for_storage: str | None = Field(
-        None,
-        description="The storage problem that keeps the worker from recording the end of its attempt. The"
-        " worker retries until that succeeds.",
-    )
+    checkpoint_at: float | None = None
+    """When the attempt last saved a checkpoint. Unix seconds, UTC."""
+    peak_memory_bytes: int | None = None
+    """Peak memory of the process that trains, in bytes."""
+    ended_early: str | None = None
+    """Why training ends before its budget is used up, as a sentence; see `training.early_stopping`."""
+    waiting_for_storage: str | None = None
+    """The storage problem that keeps the worker from recording the end of its attempt. The worker retries
+    until that succeeds."""
 
 
-class EarlyModelBody(BaseModel):
+class EarlyModelBody(Shape):
     """The model with which a job completes while its network is trained."""
 
-    model: str = Field(
-        description="`name@job`: what completions and suggestions call it by. Once the job has succeeded, the"
-        " same name means the version that it published. The bare name means it while it has no version."
-    )
+    model: str
+    """`name@job`: what completions and suggestions call it by. Once the job has succeeded, the same name
+    means the version that it published. The bare name means it while it has no version."""
     since: float = Field(description="When it was ready. Unix seconds, UTC.")
 
 
-class JobBody(BaseModel):
+class JobBody(Shape):
     """A training job in its present state."""
 
     model_config = with_examples(EXAMPLE)
@@ -299,65 +237,47 @@ class JobBody(BaseModel):
     updated_at: int = Field(description="When the status last changed. Unix seconds, UTC.")
     name: str = Field(description="The name of the model that it trains.")
     corpus: str = Field(description="The id of the corpus.")
-    preset: PresetOption | None = Field(
-        None, description="The preset that was requested; null: the architecture has none, or not known."
-    )
-    chosen_preset: Preset | None = Field(
-        None, description="What preset `auto` has chosen; the job's messages explain it."
-    )
-    candidates: list[Preset] = Field(
-        [],
-        description="What preset `auto` chooses from when training starts; empty once it has. Until then"
-        " `network` and `training` are those of the first.",
-    )
+    preset: PresetOption | None = None
+    """The preset that was requested; null: the architecture has none, or not known."""
+    chosen_preset: Preset | None = None
+    """What preset `auto` has chosen; the job's messages explain it."""
+    candidates: list[Preset] = Field([])
+    """What preset `auto` chooses from when training starts; empty once it has. Until then `network` and
+    `training` are those of the first."""
     network: NetworkConfig
     training: TrainingConfig
     alphabet: Alphabet = "characters"
-    kind: TextKind | None = Field(
-        None, description="What the text is, which decides how it is split; null: split like `text`."
-    )
-    purpose: Purpose | None = Field(
-        None, description="What its model is for; null: of a job from before there were purposes."
-    )
+    kind: TextKind | None = None
+    """What the text is, which decides how it is split; null: split like `text`."""
+    purpose: Purpose | None = None
+    """What its model is for; null: of a job from before there were purposes."""
     coverage: float = 1.0
-    start_from: str | None = Field(
-        None, description="The model it starts from, `name@version`; of a base model `base/name@version`."
-    )
+    start_from: str | None = None
+    """The model it starts from, `name@version`; of a base model `base/name@version`."""
     masks: tuple[str, ...] = Field((), description="The masks of the text.")
-    masked_by_default: str | None = Field(
-        None,
-        description="If the masks are those suggested for the text: what they replace, and in how many"
-        " lines, with an example.",
-    )
-    mixture: bool = Field(
-        True, description="Whether the model predicts with a mixture; false: with the network alone."
-    )
-    ready_early: bool = Field(
-        False, description="Whether an early model completes while the network is trained."
-    )
+    masked_by_default: str | None = None
+    """If the masks are those suggested for the text: what they replace, and in how many lines, with an
+    example."""
+    mixture: bool = True
+    """Whether the model predicts with a mixture; false: with the network alone."""
+    ready_early: bool = False
+    """Whether an early model completes while the network is trained."""
     early: EarlyModelBody | None = Field(None, description="The early model, until the job ends.")
     mix: Mix | None = Field(None, description="The second text that shares each batch, and its teacher.")
     suggestions: SuggestionConfig | None = Field(None, description="Which lines of records are suggested.")
     attempt: int = Field(description="How many times a worker has started it.")
-    queue_position: int | None = Field(
-        description="1 for the next job; null if it is not waiting or Redis is down."
-    )
-    asked: StopRequest | None = Field(
-        description="A request to the job's worker that it has not followed yet."
-    )
-    model: str | None = Field(
-        description="`name@version`, once the job has succeeded, or was cancelled with `keep_best`."
-    )
+    queue_position: int | None
+    """1 for the next job; null if it is not waiting or Redis is down."""
+    asked: StopRequest | None
+    """A request to the job's worker that it has not followed yet."""
+    model: str | None
+    """`name@version`, once the job has succeeded, or was cancelled with `keep_best`."""
     progress: ProgressBody | None
-    error: JobError | None = Field(
-        description="Set if the status is `failed`. `resume` retries from the last checkpoint, while it is"
-        " kept."
-    )
-    pause_reason: JobError | None = Field(
-        None,
-        description="Why the service paused the job. With a code that starts with `storage_` it continues"
-        " automatically when the storage works again; `resume` retries at once, `pause` keeps it paused.",
-    )
+    error: JobError | None
+    """Set if the status is `failed`. `resume` retries from the last checkpoint, while it is kept."""
+    pause_reason: JobError | None = None
+    """Why the service paused the job. With a code that starts with `storage_` it continues automatically when
+    the storage works again; `resume` retries at once, `pause` keeps it paused."""
 
 
 class EventBody(BaseModel):

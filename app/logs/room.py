@@ -6,13 +6,11 @@ repeated, so that the retention sweep completes what a killed process has begun.
 Metrics of ingestion, alerts and notifications, read from Redis: each process reports the same.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
@@ -27,6 +25,7 @@ from nextchar.app.logs.ingest.acceptance import Ingest
 from nextchar.app.logs.ingest.kept_lines import FlaggedFeeds, FlaggedSource
 from nextchar.app.logs.ingest.line_scoring import INTERVAL_S, IngestScoring
 from nextchar.app.logs.ingest.records import IngestLimits
+from nextchar.app.logs.ingest.schemas import IngestStatusBody
 from nextchar.app.logs.ingest.stream import FSYNC_WAIT_S, IngestStreams
 from nextchar.app.logs.notifications import routes as notification_routes
 from nextchar.app.logs.notifications.events import Events
@@ -35,7 +34,7 @@ from nextchar.app.logs.notifications.outbox import Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, configured_target
 from nextchar.app.models.engines import Engines
 from nextchar.app.models.names import ModelFollowers
-from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.metrics import Collected, Metrics, counter, gauge
 from nextchar.app.operations.retention import Retention
 from nextchar.app.room import Folder, RedisKeys, Room
 from nextchar.app.scoring.earlier_lines import EarlierLines
@@ -45,88 +44,45 @@ from nextchar.store.models import Models
 from nextchar.store.queue import REDIS_TIMEOUT_S
 
 
-@dataclass(frozen=True, eq=False)
-class IngestCollector(Collector):
-    """The lines of log agents; omitted while Redis does not respond."""
-
-    ingest: IngestStreams
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield what Redis counts for all processes."""
-        with contextlib.suppress(RedisError, OSError):
-            yield from self._read()
-
-    def _read(self) -> Iterator[Metric]:
-        statuses = {model: self.ingest.status(model) for model in self.ingest.models()}
-        lines = CounterMetricFamily(
-            "nextchar_ingest_lines",
-            "Lines of log agents since the first, in all processes together.",
-            labels=["model", "outcome"],
-        )
-        gauges = {
-            name: GaugeMetricFamily(f"nextchar_ingest_{name}", about, labels=["model"])
-            for name, about in (
-                ("waiting_lines", "Lines of log agents that wait to be scored."),
-                ("waiting_bytes", "Their memory in Redis."),
-                ("oldest_seconds", "For how long the oldest of them has waited."),
-            )
-        }
-        for model, status in statuses.items():
-            for outcome, count in status.counts.items():
-                lines.add_metric([model, outcome], count)
-            values = (status.waiting, status.bytes, status.oldest_age_s or 0.0)
-            for gauge, value in zip(gauges.values(), values, strict=True):
-                gauge.add_metric([model], value)
-        flagged = GaugeMetricFamily(
-            "nextchar_ingest_flagged_bytes",
-            "Memory in Redis of flagged lines for live views.",
-            labels=["model"],
-        )
-        for model, size in self.ingest.flagged.bytes().items():
-            flagged.add_metric([model], size)
-        yield from (lines, flagged, *gauges.values())
+def ingest_metrics(ingest: IngestStreams) -> Iterator[Metric]:
+    """Yield what Redis counts of the lines of log agents, for all processes."""
+    statuses = {model: ingest.status(model) for model in ingest.models()}
+    yield counter(
+        "nextchar_ingest_lines",
+        "Lines of log agents since the first, in all processes together.",
+        {(model, name): count for model, one in statuses.items() for name, count in one.counts.items()},
+        "model",
+        "outcome",
+    )
+    for name, about, read in _OF_WAITING_LINES:
+        values = {(model,): read(one) for model, one in statuses.items()}
+        yield gauge(f"nextchar_ingest_{name}", about, values, "model")
+    flagged = {(model,): size for model, size in ingest.flagged.bytes().items()}
+    about = "Memory in Redis of flagged lines for live views."
+    yield gauge("nextchar_ingest_flagged_bytes", about, flagged, "model")
 
 
-@dataclass(frozen=True, eq=False)
-class AlertCollector(Collector):
-    """Alerts and notifications."""
+_OF_WAITING_LINES: tuple[tuple[str, str, Callable[[IngestStatusBody], float]], ...] = (
+    ("waiting_lines", "Lines of log agents that wait to be scored.", lambda one: one.waiting),
+    ("waiting_bytes", "Their memory in Redis.", lambda one: one.bytes),
+    ("oldest_seconds", "For how long the oldest of them has waited.", lambda one: one.oldest_age_s or 0.0),
+)
 
-    alerts: Alerts
-    outbox: Outbox
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield their counters."""
-        lines = CounterMetricFamily(
-            "nextchar_alert_lines", "Flagged lines recorded in alerts.", labels=["model", "severity"]
-        )
-        opened = CounterMetricFamily(
-            "nextchar_alerts_opened", "Alerts, by their first line's severity.", labels=["model", "severity"]
-        )
-        evicted = CounterMetricFamily(
-            "nextchar_alerts_evicted",
-            "Alerts that were evicted because there were too many.",
-            labels=["model"],
-        )
-        sent = CounterMetricFamily(
-            "nextchar_notifications", "Requests to notification targets.", labels=["target", "outcome"]
-        )
-        failing = GaugeMetricFamily(
-            "nextchar_notifications_failing",
-            "1 if the last request to the notification target failed.",
-            labels=["target"],
-        )
-        with contextlib.suppress(RedisError, OSError):
-            totals = self.alerts.totals()
-            outcomes = self.outbox.outcomes()
-            for model, count in self.alerts.evictions().items():
-                evicted.add_metric([model], count)
-            for target in sorted({target for target, _ in outcomes}):
-                failing.add_metric([target], self.outbox.health(target).is_failing)
-            yield from (failing, evicted)
-            for family, counts in zip((lines, opened, sent), (*totals, outcomes), strict=True):
-                for labels, count in counts.items():
-                    family.add_metric(labels, count)
-                yield family
+def alert_metrics(alerts: Alerts, outbox: Outbox) -> Iterator[Metric]:
+    """Yield the counters of alerts and notifications."""
+    (lines, opened), outcomes = alerts.totals(), outbox.outcomes()
+    of = ("model", "severity")
+    yield counter("nextchar_alert_lines", "Flagged lines recorded in alerts.", lines, *of)
+    yield counter("nextchar_alerts_opened", "Alerts, by their first line's severity.", opened, *of)
+    evicted = {(model,): count for model, count in alerts.evictions().items()}
+    about = "Alerts that were evicted because there were too many."
+    yield counter("nextchar_alerts_evicted", about, evicted, "model")
+    about = "Requests to notification targets."
+    yield counter("nextchar_notifications", about, outcomes, "target", "outcome")
+    failing = {(target,): outbox.health(target).is_failing for target, _ in outcomes}
+    about = "1 if the last request to the notification target failed."
+    yield gauge("nextchar_notifications_failing", about, failing, "target")
 
 
 NOTIFY_S = 5.0
@@ -158,8 +114,8 @@ def _open(services: Services) -> None:
     services[ModelFollowers].append(lambda name: follow_model(services.models, alerts, name))
     services[Retention].add("alerts of former models", lambda _: former_models(services.models, alerts))
     outbox = _add_notifications(services, settings, alerts)
-    services[Metrics].register(IngestCollector(streams))
-    services[Metrics].register(AlertCollector(alerts, outbox))
+    services[Metrics].register(Collected(partial(ingest_metrics, streams)))
+    services[Metrics].register(Collected(partial(alert_metrics, alerts, outbox)))
     if settings.ingest_scoring:
         scoring = IngestScoring(
             streams,

@@ -64,13 +64,8 @@ def import_model(
 ) -> Card:
     """Publish the model in an archive as the next version of its name, or of `name`; return its card.
 
-    Args:
-        models: the registry.
-        archive: a seekable file.
-        max_bytes: the largest size of an array file's contents.
-        check_loadable: raises an exception if the runtime cannot load a model.
-        check_permitted: raises Forbidden for a name that the caller may not use.
-        name: overrides the card's name.
+    `max_bytes` limits the contents of a file of arrays. `check_loadable` raises an exception if the runtime
+    cannot load a model, `check_permitted` raises Forbidden for a name that the caller may not use.
 
     Raises:
         InvalidInput: the archive, its card or a file is invalid (code `model_archive_invalid`), or the name.

@@ -90,8 +90,6 @@ class Engines:
     """Resolves, loads and evicts models. Safe to use from several threads.
 
     Args:
-        models: the registry.
-        load: loads a saved model.
         limit_bytes: above this, the least recently used models without users are evicted.
         pinned: models, by name, `name@version` or `name@alias`, that are never evicted.
 

@@ -243,10 +243,7 @@ class DefaultModel:
         self._refreshing: asyncio.Task[None] | None = None
 
     async def name(self, allows: Callable[[str], bool] | None = None) -> str:
-        """Return the default model's name, or its `name@version` if only that is permitted.
-
-        Args:
-            allows: returns whether the caller may use a model; None permits every model.
+        """Return the default model's name, or its `name@version` if only that is permitted by `allows`.
 
         Raises:
             NotFound: there is no permitted model (code `model_not_found`).

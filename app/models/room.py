@@ -1,18 +1,24 @@
 """Saved models: the registry, aliases, export and import, and the engines of those that are loaded."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from pydantic import Field
+from prometheus_client.core import HistogramMetricFamily, Metric
 
 from nextchar.app.core_settings import CoreSettings, listed
 from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
 from nextchar.app.models.engines import EngineLoader, Engines, load_by
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
-from nextchar.app.operations.metrics import STORAGE_READ_S, Gauges, Metrics
+from nextchar.app.operations.metrics import (
+    STORAGE_READ_S,
+    BoundedRead,
+    Collected,
+    Metrics,
+    counter,
+    gauge,
+)
 from nextchar.app.room import Folder, Room
 from nextchar.store.models import Models
 
@@ -41,49 +47,34 @@ _COUNTERS = {
 }
 
 
-@dataclass(eq=False)
-class EngineCollector:
-    """Yields metrics per loaded model, since it was loaded."""
-
-    engines: Engines
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
-        loaded = self.engines.stats()
-        yield GaugeMetricFamily("nextchar_models_loaded", "Models in memory.", value=len(loaded))
-        for kind, abouts in ((GaugeMetricFamily, _GAUGES), (CounterMetricFamily, _COUNTERS)):
-            for name, about in abouts.items():
-                family = kind(f"nextchar_engine_{name}", f"Of a loaded model: {about}", labels=["model"])
-                for model, stats in loaded.items():
-                    if name in stats:
-                        family.add_metric([model], stats[name])
-                yield family
-        yield self._batch_sizes()
-
-    def _batch_sizes(self) -> Metric:
-        family = HistogramMetricFamily(
-            "nextchar_engine_batch_size",
-            "Of a loaded model: sequences that are generated together in one step.",
-            labels=["model"],
-        )
-        for model, steps in self.engines.steps_by_batch_size().items():
-            buckets = [(str(float(size)), sum(steps[: size + 1])) for size in _BATCH_SIZES]
-            buckets.append(("+Inf", sum(steps)))
-            family.add_metric([model], buckets, sum(size * count for size, count in enumerate(steps)))
-        return family
+def engine_metrics(engines: Engines) -> Iterator[Metric]:
+    """Yield metrics per loaded model, since it was loaded."""
+    loaded = engines.stats()
+    yield gauge("nextchar_models_loaded", "Models in memory.", len(loaded))
+    for kind, abouts in ((gauge, _GAUGES), (counter, _COUNTERS)):
+        for name, about in abouts.items():
+            values = {(model,): stats[name] for model, stats in loaded.items() if name in stats}
+            yield kind(f"nextchar_engine_{name}", f"Of a loaded model: {about}", values, "model")
+    sizes = HistogramMetricFamily(
+        "nextchar_engine_batch_size",
+        "Of a loaded model: sequences that are generated together in one step.",
+        labels=["model"],
+    )
+    for model, steps in engines.steps_by_batch_size().items():
+        buckets = [(str(float(size)), sum(steps[: size + 1])) for size in _BATCH_SIZES]
+        buckets.append(("+Inf", sum(steps)))
+        sizes.add_metric([model], buckets, sum(size * count for size, count in enumerate(steps)))
+    yield sizes
 
 
 class ModelSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    pinned_models: str = Field(
-        "",
-        description="Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded"
-        " at the start and never unloaded to free memory; a bare name means its newest version.",
-    )
-    default_model: str = Field(
-        "", description="The model for calls that name none, such as those of editors; default: the newest."
-    )
+    pinned_models: str = ""
+    """Models, by name, `name@version` or `name@alias`, separated by commas, that are loaded at the start and
+    never unloaded to free memory; a bare name means its newest version."""
+    default_model: str = ""
+    """The model for calls that name none, such as those of editors; default: the newest."""
 
 
 def _open(services: Services) -> None:
@@ -100,19 +91,15 @@ def _open(services: Services) -> None:
     services.add(DefaultModel(models, settings.default_model))
     services.add(ModelFollowers())
     metrics.register(engines.first_character_s)
-    metrics.register(EngineCollector(engines))
-    metrics.register(damaged_records(models))
+    metrics.register(Collected(partial(engine_metrics, engines)))
+    metrics.register(Collected(damaged_records(models)))
 
 
-def damaged_records(models: Models) -> Gauges:
-    """Return the gauge of records that cannot be read; looking for them may take long."""
-    return Gauges(
-        "nextchar_damaged_records",
-        "Unreadable records in storage, which are omitted from lists.",
-        lambda: {("model",): len(models.scan()[1])},
-        labels=("kind",),
-        within_s=STORAGE_READ_S,
-    )
+def damaged_records(models: Models) -> Callable[[], list[Metric]]:
+    """Return what reads the gauge of records that cannot be read; looking for them may take long."""
+    about = "Unreadable records in storage, which are omitted from lists."
+    scan = BoundedRead(models.scan, STORAGE_READ_S)
+    return lambda: [gauge("nextchar_damaged_records", about, {("model",): len(scan()[1])}, "kind")]
 
 
 MODELS = Room(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, computed_field
 
-from nextchar.app.http.schemas import Page, RequestBody, with_examples
+from nextchar.app.http.schemas import Page, RequestBody, Shape, with_examples
 from nextchar.models.config import ArchitectureName, NetworkConfig, Preset, PresetOption, TrainingConfig
 from nextchar.models.saved_model import Card, FileEntry
 from nextchar.models.text.kind_detection import TextKind
@@ -30,17 +30,16 @@ Early = Annotated[
 ]
 
 
-class ModelSummary(BaseModel):
+class ModelSummary(Shape):
     """One version of a model, in a list."""
 
     model_config = with_examples(
         {k: v for k, v in EXAMPLE.items() if k not in ("training", "characters", "report", "files")}
     )
 
-    id: str = Field(
-        description="`name@version`; in calls, the bare name means the newest version, and `name@alias` the"
-        " version that the alias points to."
-    )
+    id: str
+    """`name@version`; in calls, the bare name means the newest version, and `name@alias` the version that the
+    alias points to."""
     object: Literal["model"] = "model"
     name: str
     version: int
@@ -50,18 +49,14 @@ class ModelSummary(BaseModel):
     started_from: str | None = Field(None, description="The model whose weights its training started from.")
     network: NetworkConfig
     parameters: int = Field(description="Number of weights.")
-    kind: TextKind | None = Field(
-        None,
-        description="What its training text is. A model of `records` reads each prompt after a newline. Null:"
-        " not known, as for older models.",
-    )
+    kind: TextKind | None = None
+    """What its training text is. A model of `records` reads each prompt after a newline. Null: not known, as
+    for older models."""
     bytes: int = Field(0, description="Size of its files.")
-    bits_per_character: float | None = Field(
-        None, description="Of its held-out text, by its report; null: it has no report."
-    )
-    problems: list[str] = Field(
-        [], description="What its report says is wrong with it, such as that it has learned almost nothing."
-    )
+    bits_per_character: float | None = None
+    """Of its held-out text, by its report; null: it has no report."""
+    problems: list[str] = Field([])
+    """What its report says is wrong with it, such as that it has learned almost nothing."""
     aliases: list[str] = Field([], description="Those that point to this version.")
     owned_by: Literal["nextchar"] = Field("nextchar", description="For OpenAI's clients.")
 
@@ -101,9 +96,8 @@ class DamagedModel(BaseModel):
 class ModelPage(Page[ModelSummary]):
     """A page of models, and the damaged ones."""
 
-    damaged: list[DamagedModel] = Field(
-        [], description="All damaged versions, which the list omits; the same on every page."
-    )
+    damaged: list[DamagedModel] = Field([])
+    """All damaged versions, which the list omits; the same on every page."""
 
 
 class ModelRename(RequestBody):
@@ -119,19 +113,16 @@ class ModelBody(ModelSummary):
 
     model_config = with_examples(EXAMPLE)
 
-    preset: PresetOption | None = Field(
-        None, description="The preset of its job; null: the architecture has none, or not known."
-    )
+    preset: PresetOption | None = None
+    """The preset of its job; null: the architecture has none, or not known."""
     chosen_preset: Preset | None = Field(None, description="What preset `auto` chose.")
     training: TrainingConfig
-    alphabet: Alphabet = Field(
-        "characters", description="The unit of text: a code point after NFC, or a byte of the UTF-8."
-    )
+    alphabet: Alphabet = "characters"
+    """The unit of text: a code point after NFC, or a byte of the UTF-8."""
     characters: str = Field(description="Its vocabulary, in code point order; bytes are U+0000 to U+00FF.")
     report: dict[str, Any] = Field(description="Results of the training run.")
-    files: dict[str, FileEntry] = Field(
-        description="Those that `/v1/models/{model}/files/{name}` returns, by name."
-    )
+    files: dict[str, FileEntry]
+    """Those that `/v1/models/{model}/files/{name}` returns, by name."""
 
 
 EXAMPLE_ALIAS: dict[str, Any] = {
@@ -144,28 +135,22 @@ EXAMPLE_ALIAS: dict[str, Any] = {
 class AliasRequirements(RequestBody):
     """What a version must meet for an alias to be moved to it."""
 
-    max_bits_per_character: float | None = Field(
-        None, gt=0, description="Maximum bits per character of its held-out text, by its report."
-    )
-    max_regression_bits: float | None = Field(
-        None, ge=0, description="Maximum increase in bits per character over the alias's current version."
-    )
+    max_bits_per_character: float | None = Field(None, gt=0)
+    """Maximum bits per character of its held-out text, by its report."""
+    max_regression_bits: float | None = Field(None, ge=0)
+    """Maximum increase in bits per character over the alias's current version."""
     calibration: bool = Field(False, description="Whether it must have a calibration.")
-    acceptance_over_shown: int | None = Field(
-        None,
-        ge=1,
-        description="Its acceptance rate must not be below that of the alias's current version, on the days"
-        " on which suggestions of both were shown, and these at least this many times each.",
-    )
+    acceptance_over_shown: int | None = Field(None, ge=1)
+    """Its acceptance rate must not be below that of the alias's current version, on the days on which
+    suggestions of both were shown, and these at least this many times each."""
 
 
 class AliasShare(RequestBody):
     """Another version of the model, for a comparison: it gets a fraction of the alias's clients."""
 
     version: Annotated[int, Field(ge=1, lt=10**9)]
-    fraction: float = Field(
-        gt=0, lt=1, description="Of the clients that send a `client_id`; which, is decided by its hash."
-    )
+    fraction: float = Field(gt=0, lt=1)
+    """Of the clients that send a `client_id`; which, is decided by its hash."""
 
 
 class AliasSet(RequestBody):
@@ -177,16 +162,13 @@ class AliasSet(RequestBody):
     )
 
     version: Annotated[int, Field(ge=1, lt=10**9, description="A version of the model.")]
-    require: AliasRequirements = Field(
-        default_factory=AliasRequirements,
-        description="The alias is moved only if the version meets all of this; and it must always load.",
-    )
-    share: AliasShare | None = Field(
-        None, description="A version that some clients get instead; null: all get `version`."
-    )
+    require: AliasRequirements = Field(default_factory=AliasRequirements)
+    """The alias is moved only if the version meets all of this; and it must always load."""
+    share: AliasShare | None = None
+    """A version that some clients get instead; null: all get `version`."""
 
 
-class AliasBody(BaseModel):
+class AliasBody(Shape):
     """One move of an alias: the newest is where it points to now."""
 
     model_config = with_examples(EXAMPLE_ALIAS)
@@ -194,9 +176,8 @@ class AliasBody(BaseModel):
     id: str = Field(description="The alias; in calls, the model is `name@alias`.")
     object: Literal["alias"] = "alias"
     model: str = Field(description="The model's name.")
-    version: int | None = Field(
-        description="The version that the alias points to; null: the alias is deleted."
-    )
+    version: int | None
+    """The version that the alias points to; null: the alias is deleted."""
     target: str | None = Field(description="The same as `name@version`.")
     action: Action
     moved_at: float
@@ -249,7 +230,7 @@ class PresetBody(BaseModel):
     training: Recipe
 
 
-class ArchitectureBody(BaseModel):
+class ArchitectureBody(Shape):
     """One architecture: its defaults, which of them a job may change, and the lecture notes' result."""
 
     model_config = with_examples(EXAMPLE_ARCHITECTURE)
@@ -262,7 +243,6 @@ class ArchitectureBody(BaseModel):
     network_options: list[str] = Field(description="Fields of a job's `network` that apply to it.")
     training_options: list[str] = Field(description="Fields of a job's `training` that apply to it.")
     presets: list[PresetBody] = Field(description="Values of a job's `preset`; most architectures have none.")
-    notes_train_nats: float | None = Field(
-        description="The lecture notes' training loss on Nietzsche, nats per character; null: none."
-    )
+    notes_train_nats: float | None
+    """The lecture notes' training loss on Nietzsche, nats per character; null: none."""
     notes_measure: str = Field(description="What `notes_train_nats` measures.")

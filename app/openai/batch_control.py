@@ -8,14 +8,13 @@ The metrics are read from records and Redis: each process reports the same.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.core import Metric
 from redis.exceptions import RedisError
 
 from nextchar.app.access.audit import set_audit_details
@@ -31,9 +30,9 @@ from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_bat
 from nextchar.app.openai.files import BATCH, get_file, purpose_of
 from nextchar.app.openai.job_schemas import BatchBody, BatchCreate, BatchErrors, RequestCounts
 from nextchar.app.openai.schemas import NOT_422, OpenAIRoute
-from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead
+from nextchar.app.operations.metrics import gauge
 from nextchar.app.operations.retention import is_due
-from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound
+from nextchar.models.errors import Busy, Conflict, InvalidInput, NotFound
 from nextchar.store.blobs import Blobs
 from nextchar.store.queue import BatchQueue
 
@@ -139,39 +138,26 @@ class BatchControl:
             )
 
 
-class BatchCollector(Collector):
-    """Batches and their requests; omitted while the storage or Redis does not respond."""
-
-    def __init__(self, batches: Batches, clock: Callable[[], float] = time.time) -> None:
-        self.batches, self.clock = batches, clock
-        self._read = BoundedRead(self._read_batches, STORAGE_READ_S)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield their gauges."""
-        with contextlib.suppress(RedisError, DomainError, OSError):
-            yield from self._read()
-
-    def _read_batches(self) -> list[Metric]:
-        batches = self.batches.all()
-        unfinished = [batch for batch in batches if not batch.has_ended]
-        answered = sum(sum(self.batches.counts(batch)) for batch in unfinished)
-        oldest_at = min((batch.created_at for batch in unfinished), default=None)
-        by_status = GaugeMetricFamily("nextchar_batches", "Recorded batches.", labels=["status"])
-        for status in BatchStatus:
-            by_status.add_metric([status], sum(batch.status is status for batch in batches))
-        return [
-            by_status,
-            GaugeMetricFamily(
-                "nextchar_batch_waiting_requests",
-                "Requests of validated batches that are not answered.",
-                value=sum(batch.requests for batch in unfinished) - answered,
-            ),
-            GaugeMetricFamily(
-                "nextchar_batch_oldest_seconds",
-                "Seconds since the oldest batch that has not ended was created; 0 if there is none.",
-                value=0.0 if oldest_at is None else max(0.0, self.clock() - oldest_at),
-            ),
-        ]
+def batch_metrics(batches: Batches, clock: Callable[[], float] = time.time) -> list[Metric]:
+    """Return gauges of batches and their requests."""
+    listed = batches.all()
+    unfinished = [batch for batch in listed if not batch.has_ended]
+    answered = sum(sum(batches.counts(batch)) for batch in unfinished)
+    oldest_at = min((batch.created_at for batch in unfinished), default=None)
+    by_status = {(status.value,): sum(one.status is status for one in listed) for status in BatchStatus}
+    return [
+        gauge("nextchar_batches", "Recorded batches.", by_status, "status"),
+        gauge(
+            "nextchar_batch_waiting_requests",
+            "Requests of validated batches that are not answered.",
+            sum(batch.requests for batch in unfinished) - answered,
+        ),
+        gauge(
+            "nextchar_batch_oldest_seconds",
+            "Seconds since the oldest batch that has not ended was created; 0 if there is none.",
+            0.0 if oldest_at is None else max(0.0, clock() - oldest_at),
+        ),
+    ]
 
 
 def delete_due(batches: Batches, blobs: Blobs, days: float, now: float) -> int:

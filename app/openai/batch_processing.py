@@ -145,8 +145,6 @@ class BatchProcessing:
     """Runs batches, one after another.
 
     Args:
-        batches: the records and chunks.
-        engines: the loaded models.
         spool: folder of the files under way.
         stop: set when the process shuts down, or another process has the lease.
         others_wait: whether another batch waits for its turn.

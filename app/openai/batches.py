@@ -10,7 +10,7 @@ a lease and progress in Redis, as a job has (`nextchar.store.live`); losing them
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydantic import Field
 from redis import Redis
 
 from nextchar.models.errors import Conflict, NotFound, Unavailable
+from nextchar.models.text.lines import split_lines
 from nextchar.store.blobs import Blobs
 from nextchar.store.history import History, ImmutableRecord
 from nextchar.store.ids import is_id, new_id
@@ -206,9 +207,9 @@ class Batches:
         data = b"".join(b"%s\n" % answer for answer in answers)
         return self.blobs.create(_chunk_path(batch.id, chunk, "answers"), data)
 
-    def read_answers(self, batch_id: str, chunk: int) -> Iterator[bytes]:
-        """Yield the answers of a chunk, as they were written, one in memory. Raises FileNotFoundError."""
-        yield from _lines(self.blobs.stream(_chunk_path(batch_id, chunk, "answers")))
+    def read_answers(self, batch_id: str, chunk: int) -> list[bytes]:
+        """Return the answers of a chunk, as they were written. Raises FileNotFoundError."""
+        return split_lines(self.blobs.read(_chunk_path(batch_id, chunk, "answers")))
 
     def answered_chunks(self, batch_id: str) -> list[int]:
         """Return the chunks that have answers, in order."""
@@ -234,17 +235,6 @@ class Batches:
             return batch.completed, batch.failed
         progress = self.live.progress(batch.id) or {}
         return progress.get("completed", 0), progress.get("failed", 0)
-
-
-def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the lines of a file that comes in pieces, without their newlines."""
-    held: list[bytes] = []
-    for piece in pieces:
-        first, *rest = piece.split(b"\n")
-        held.append(first)
-        for line in rest:
-            yield b"".join(held)
-            held = [line]
 
 
 def no_such_batch(reference: str) -> NotFound:

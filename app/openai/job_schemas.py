@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from nextchar.app.http.schemas import Metadata, RequestBody, with_examples
+from nextchar.app.http.schemas import Metadata, RequestBody, Shape, with_examples
 from nextchar.app.openai.batches import BatchError, BatchStatus
 from nextchar.store.jobs import JobStatus
 
@@ -51,16 +51,15 @@ EXAMPLE_CHECKPOINT: dict[str, Any] = {
 Auto = Literal["auto"]
 
 
-class FileBody(BaseModel):
+class FileBody(Shape):
     """An uploaded text: a corpus, under the same id."""
 
     model_config = with_examples(EXAMPLE_FILE)
 
     id: str
     object: Literal["file"] = "file"
-    bytes: int = Field(
-        description="Size of the text; for JSON Lines, of the text that they were converted to."
-    )
+    bytes: int
+    """Size of the text; for JSON Lines, of the text that they were converted to."""
     created_at: int = Field(description="Unix seconds, UTC.")
     filename: str
     purpose: str
@@ -72,15 +71,12 @@ class FileBody(BaseModel):
 class Hyperparameters(RequestBody):
     """Training options; `auto` uses the preset's."""
 
-    n_epochs: Auto | Annotated[float, Field(gt=0, le=10_000)] = Field(
-        "auto", description="Passes over the training text. `auto`: as many as fit into one minute."
-    )
-    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = Field(
-        "auto", description="Parallel streams that the text is divided into: `training.rows` of a job."
-    )
-    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = Field(
-        "auto", description="Multiplies the peak learning rate of the preset."
-    )
+    n_epochs: Auto | Annotated[float, Field(gt=0, le=10_000)] = "auto"
+    """Passes over the training text. `auto`: as many as fit into one minute."""
+    batch_size: Auto | Annotated[int, Field(ge=1, le=4096)] = "auto"
+    """Parallel streams that the text is divided into: `training.rows` of a job."""
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
+    """Multiplies the peak learning rate of the preset."""
 
 
 class SupervisedBody(RequestBody):
@@ -101,30 +97,20 @@ class FineTuningJobCreate(RequestBody):
 
     model_config = with_examples(EXAMPLE_CREATE)
 
-    model: str = Field(
-        min_length=1,
-        max_length=128,
-        description="`tiny`, `small`, `medium` or `large` for a new network, or a model to start from.",
-    )
+    model: str = Field(min_length=1, max_length=128)
+    """`tiny`, `small`, `medium` or `large` for a new network, or a model to start from."""
     training_file: str = Field(max_length=128, description="The id of an uploaded file, or a corpus's name.")
-    validation_file: str | None = Field(
-        None, max_length=128, description="Held out instead of the last tenth of the training file."
-    )
-    suffix: str | None = Field(
-        None,
-        min_length=1,
-        max_length=64,
-        description="The model's name; default: `ft-` and the value of `model`.",
-    )
+    validation_file: str | None = Field(None, max_length=128)
+    """Held out instead of the last tenth of the training file."""
+    suffix: str | None = Field(None, min_length=1, max_length=64)
+    """The model's name; default: `ft-` and the value of `model`."""
     seed: int | None = Field(None, description="Default: 1.")
     method: MethodBody | None = None
-    hyperparameters: Hyperparameters | None = Field(
-        None, description="Deprecated by OpenAI in favor of `method`."
-    )
+    hyperparameters: Hyperparameters | None = None
+    """Deprecated by OpenAI in favor of `method`."""
     metadata: Metadata | None = Field(None, description="Stored and returned unchanged.")
-    integrations: Annotated[list[Any], Field(max_length=0)] | None = Field(
-        None, description="Not available: must be empty or omitted."
-    )
+    integrations: Annotated[list[Any], Field(max_length=0)] | None = None
+    """Not available: must be empty or omitted."""
 
 
 class FineTuningError(BaseModel):
@@ -135,7 +121,7 @@ class FineTuningError(BaseModel):
     param: None = None
 
 
-class FineTuningJob(BaseModel):
+class FineTuningJob(Shape):
     """A training job, under the same id."""
 
     model_config = with_examples(EXAMPLE_JOB)
@@ -145,9 +131,8 @@ class FineTuningJob(BaseModel):
     created_at: int
     finished_at: int | None
     estimated_finish: int | None
-    status: JobStatus = Field(
-        description="As OpenAI's, without `validating_files`: files are validated at once."
-    )
+    status: JobStatus
+    """As OpenAI's, without `validating_files`: files are validated at once."""
     model: str = Field(description="The `model` of the request.")
     fine_tuned_model: str | None = Field(description="`name@version`, once it exists.")
     training_file: str
@@ -225,10 +210,8 @@ class BatchCreate(RequestBody):
 
     input_file_id: str = Field(max_length=128, description="A file uploaded with the purpose `batch`.")
     endpoint: Literal["/v1/completions"] = Field(description="What all requests in the file call.")
-    completion_window: str = Field(
-        pattern=r"^[1-9]\d{0,2}[mhd]$",
-        description="Requests that have not run by then are not run; such as `24h`, `30m` or `7d`.",
-    )
+    completion_window: str = Field(pattern=r"^[1-9]\d{0,2}[mhd]$")
+    """Requests that have not run by then are not run; such as `24h`, `30m` or `7d`."""
     metadata: Metadata | None = Field(None, description="Stored and returned unchanged.")
     output_expires_after: None = Field(None, description="Not available: files are kept until deleted.")
 

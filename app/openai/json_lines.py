@@ -105,14 +105,12 @@ class JsonLines:
 
     def _parsed(self, line: bytes) -> Any:
         try:
-            if len(line) > LARGE_BYTES:
-                parsed_bytes(line)
-            return json.loads(line)
+            return _load(line)
         except TooLarge:
             raise self._invalid(
                 f"has more than {MAX_CONTAINERS:,} lists, objects and fields, or too many values"
             ) from None
-        except (ValueError, RecursionError):  # not JSON, not UTF-8, or nested too deeply
+        except ValueError:
             raise self._invalid("is not JSON") from None
 
     def _invalid(self, what: str) -> InvalidInput:
@@ -156,7 +154,12 @@ class InvalidLine(Exception):
 
 def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> BatchRequest:
     """Return the request in a line of a batch's file. Raises InvalidLine."""
-    value = _load(data, line)
+    try:
+        value = _load(data)
+    except TooLarge as error:
+        raise InvalidLine(error.code, error.message, line) from None
+    except ValueError:
+        raise InvalidLine("invalid_json_line", "the line is not JSON", line) from None
     if not isinstance(value, dict):
         raise InvalidLine("invalid_json_line", "the line is not a JSON object", line)
     for name in sorted(_FIELDS - value.keys()):
@@ -178,15 +181,14 @@ def parse_request(data: bytes, *, endpoint: str, line: int | None = None) -> Bat
     return BatchRequest(custom_id, body)
 
 
-def _load(data: bytes, line: int | None) -> Any:
+def _load(line: bytes) -> Any:
+    """Return the value of a line. Raises TooLarge: it has too many; ValueError: it is not JSON."""
+    if len(line) > LARGE_BYTES:
+        parsed_bytes(line)
     try:
-        if len(data) > LARGE_BYTES:
-            parsed_bytes(data)
-        return json.loads(data)
-    except TooLarge as error:
-        raise InvalidLine(error.code, error.message, line) from None
-    except (ValueError, RecursionError):  # not JSON, or nested too deeply
-        raise InvalidLine("invalid_json_line", "the line is not JSON", line) from None
+        return json.loads(line)
+    except RecursionError:  # nested too deeply
+        raise ValueError from None
 
 
 def divide(pieces: Iterable[bytes], *, endpoint: str, errors: list[BatchError]) -> Iterator[list[bytes]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.completions.schemas import MAX_PROMPT_CHARACTERS, ModelInBody, StopString, Text
-from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.schemas import Shape, with_examples
 
 MAX_PREDICT = 2000
 
@@ -32,21 +32,17 @@ class ExtraText(BaseModel):
     text: Text
 
 
-class InfillCreate(BaseModel):
+class InfillCreate(Shape):
     """The text around the cursor, and limits of the completion. A token is a character."""
 
     model_config = with_examples(EXAMPLE_CREATE, extra="ignore", frozen=True)
 
     input_prefix: Text = Field("", description="The lines before the cursor's.")
     prompt: Text = Field("", description="The cursor's line up to the cursor.")
-    input_suffix: Text = Field(
-        "", description="The text after the cursor, by which several candidates are compared."
-    )
-    input_extra: list[ExtraText] = Field(
-        [],
-        max_length=1000,
-        description="Texts of other files, read before the prefix; the last ones count.",
-    )
+    input_suffix: Text = ""
+    """The text after the cursor, by which several candidates are compared."""
+    input_extra: list[ExtraText] = Field([], max_length=1000)
+    """Texts of other files, read before the prefix; the last ones count."""
     n_predict: int = Field(
         -1,
         ge=-1,
@@ -54,24 +50,20 @@ class InfillCreate(BaseModel):
         f" values above {MAX_PREDICT} mean {MAX_PREDICT}.",
     )
     t_max_prompt_ms: float = Field(0, ge=0, description="Time limit for reading the prompt; 0: none.")
-    t_max_predict_ms: float = Field(
-        0, ge=0, description="Time limit for generating, from the first character on; 0: none."
-    )
-    stop: Annotated[list[StopString], Field(max_length=16)] = Field(
-        [], description="End before the first of these. A newline always ends it."
-    )
-    temperature: float | None = Field(
-        None, ge=0, le=10, description="Default: 0, the likeliest characters, which suits ghost text."
-    )
+    t_max_predict_ms: float = Field(0, ge=0)
+    """Time limit for generating, from the first character on; 0: none."""
+    stop: Annotated[list[StopString], Field(max_length=16)] = Field([])
+    """End before the first of these. A newline always ends it."""
+    temperature: float | None = Field(None, ge=0, le=10)
+    """Default: 0, the likeliest characters, which suits ghost text."""
     top_k: int | None = Field(None, description="0 or less: no limit.")
     top_p: float | None = Field(None, ge=0, le=1)
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, description="-1: a new seed each time.")
     stream: bool = False
     model: ModelInBody = ""
-    response_fields: list[str] | None = Field(
-        None, description="Return only these fields, such as content or timings/prompt_n."
-    )
+    response_fields: list[str] | None = None
+    """Return only these fields, such as content or timings/prompt_n."""
 
 
 class Timings(BaseModel):
@@ -192,20 +184,18 @@ class Detokenized(BaseModel):
     content: str
 
 
-class TokenizerInfo(BaseModel):
+class TokenizerInfo(Shape):
     """A description of a model's vocabulary."""
 
     model_config = with_examples(EXAMPLE_INFO)
 
-    tokenizer_class: Literal["characters", "bytes"] = Field(
-        description="The unit of a token: a code point after Unicode NFC, or a byte of UTF-8."
-    )
+    tokenizer_class: Literal["characters", "bytes"]
+    """The unit of a token: a code point after Unicode NFC, or a byte of UTF-8."""
     model: str
     vocab_size: int = Field(description="The number of ids, including 0.")
     model_max_length: int = Field(description="Maximum prompt length, in characters.")
     bos_token: None = None
-    eos_token: Literal["\n"] = Field(
-        "\n", description="The character assumed before a text: a text begins like a line."
-    )
+    eos_token: Literal["\n"] = "\n"  # noqa: S105  not a password
+    """The character assumed before a text: a text begins like a line."""
     pad_token: None = None
     unk_token: Literal["\ufffd"] = "\ufffd"  # noqa: S105  not a password

@@ -6,14 +6,14 @@ from nextchar.app.http.services import Services
 from nextchar.app.openai import batch_control, completions, files, jobs, llama_cpp
 from nextchar.app.openai.batch_control import (
     RECONCILE_S,
-    BatchCollector,
     BatchControl,
+    batch_metrics,
     delete_due,
     to_copy,
     used_corpora,
 )
 from nextchar.app.openai.batches import Batches
-from nextchar.app.operations.metrics import Metrics
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead, Collected, Metrics
 from nextchar.app.operations.readiness import Problem, ReadinessCheck
 from nextchar.app.operations.retention import Retention, RetentionSettings
 from nextchar.app.room import Folder, Room
@@ -29,7 +29,8 @@ def _open(services: Services) -> None:
     blobs, queue = services.blobs, BatchQueue(services.connect())
     batches = services.add(Batches(blobs, services.redis))
     control = services.add(BatchControl(blobs, batches, queue))
-    services[Metrics].register(BatchCollector(batches))
+    read = BoundedRead(partial(batch_metrics, batches), STORAGE_READ_S)
+    services[Metrics].register(Collected(read))
     services[ReadinessCheck].redis_checks.append(partial(without_worker, queue))
     retention, days = services[Retention], services.settings_of(RetentionSettings).job_retention_days
     retention.add("batches", lambda now: delete_due(batches, blobs, days, now))

@@ -18,7 +18,7 @@ from nextchar.app.completions.schemas import (
     Text,
 )
 from nextchar.app.http.bodies import DocumentRoute
-from nextchar.app.http.schemas import ErrorBody, RequestBody, with_examples
+from nextchar.app.http.schemas import ErrorBody, RequestBody, Shape, with_examples
 from nextchar.models.runtime.requests import Expert, Precision, Until
 
 MAX_PROMPTS = 1024
@@ -53,9 +53,8 @@ Prompts = (
 class StreamOptions(RequestBody):
     """Options of a stream."""
 
-    include_usage: bool = Field(
-        False, description="One more chunk at the end, with no choices and the usage."
-    )
+    include_usage: bool = False
+    """One more chunk at the end, with no choices and the usage."""
     include_obfuscation: bool = Field(False, description="Accepted; nothing is padded.")
 
 
@@ -65,19 +64,13 @@ class OpenAICompletionCreate(RequestBody):
     model_config = with_examples(EXAMPLE_CREATE)
 
     model: str = Field("", max_length=128, description="Empty: the default model.")
-    prompt: Prompts | None = Field(
-        None, description="A text or several; or lists of this model's character ids, as /tokenize has them."
-    )
-    max_tokens: int | None = Field(
-        16, ge=0, le=MAX_COMPLETION_CHARACTERS, description="0 generates nothing: with `echo` it scores."
-    )
+    prompt: Prompts | None = None
+    """A text or several; or lists of this model's character ids, as /tokenize has them."""
+    max_tokens: int | None = Field(16, ge=0, le=MAX_COMPLETION_CHARACTERS)
+    """0 generates nothing: with `echo` it scores."""
     n: int | None = Field(1, ge=1, le=MAX_COMPLETIONS, description="Completions of each prompt.")
-    best_of: int | None = Field(
-        None,
-        ge=1,
-        le=MAX_COMPLETIONS,
-        description="Generate this many candidates and return the most likely `n`.",
-    )
+    best_of: int | None = Field(None, ge=1, le=MAX_COMPLETIONS)
+    """Generate this many candidates and return the most likely `n`."""
     temperature: float | None = Field(1.0, ge=0, le=10, allow_inf_nan=False)
     top_p: float | None = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -86,24 +79,21 @@ class OpenAICompletionCreate(RequestBody):
     stream_options: StreamOptions | None = None
     echo: bool | None = False
     logprobs: int | None = Field(None, ge=0, le=20, description="OpenAI's limit is 5.")
-    logit_bias: dict[str, float] | None = Field(
-        None, description="Added to the logits, by character id; from -100 (never) to 100 (always)."
-    )
+    logit_bias: dict[str, float] | None = None
+    """Added to the logits, by character id; from -100 (never) to 100 (always)."""
     presence_penalty: float | None = Field(0.0, ge=-2, le=2)
     frequency_penalty: float | None = Field(0.0, ge=-2, le=2)
     suffix: Suffix | None = None
-    user: str | None = Field(
-        None, description="An id of your end user, whose cached states no other user of your key shares."
-    )
+    user: str | None = None
+    """An id of your end user, whose cached states no other user of your key shares."""
     # Extensions; in `extra_body` of OpenAI's Python SDK.
     top_k: int | None = Field(None, ge=1, le=100_000, description="As in /v1/models/{model}/complete.")
     min_p: float | None = Field(None, ge=0, le=1, description="As in /v1/models/{model}/complete.")
     until: Until | None = Field(None, description="As in /v1/models/{model}/complete.")
     precision: Precision = Field("auto", description="As in /v1/models/{model}/complete.")
     expert: Expert = Field("mixture", description="As in /v1/models/{model}/complete.")
-    timeout_ms: int | None = Field(
-        None, ge=1, le=600_000, description="As in /v1/models/{model}/complete, for each prompt."
-    )
+    timeout_ms: int | None = Field(None, ge=1, le=600_000)
+    """As in /v1/models/{model}/complete, for each prompt."""
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -155,7 +145,7 @@ class OpenAIUsage(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-class OpenAICompletion(BaseModel):
+class OpenAICompletion(Shape):
     """The response, and each chunk of a stream."""
 
     model_config = with_examples(EXAMPLE)
@@ -164,9 +154,8 @@ class OpenAICompletion(BaseModel):
     object: Literal["text_completion"] = "text_completion"
     created: int = Field(description="Unix seconds, UTC.")
     model: str = Field(description="The `name@version` that was used.")
-    system_fingerprint: str = Field(
-        description="The same as `model`: while it is unchanged, a seed gives the same text."
-    )
+    system_fingerprint: str
+    """The same as `model`: while it is unchanged, a seed gives the same text."""
     choices: list[OpenAIChoice]
     usage: OpenAIUsage | None = None
 

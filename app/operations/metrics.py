@@ -10,11 +10,12 @@ import contextlib
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -97,83 +98,94 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class Gauges(Collector):
-    """One gauge that is read when it is scraped; omitted while what it reads does not respond.
+Values = Mapping[Any, float]
+"""The values of a metric by those of its labels, a tuple of texts."""
 
-    Args:
-        read: returns the values by those of the labels.
-        within_s: how long a scrape waits for it; later ones get what it has read meanwhile.
-    """
 
-    def __init__(
-        self,
-        name: str,
-        about: str,
-        read: Callable[[], Mapping[tuple[str, ...], float]],
-        *,
-        labels: Sequence[str] = (),
-        within_s: float | None = None,
-    ) -> None:
-        self._name, self._about, self._labels = name, about, labels
-        self._read = read if within_s is None else BoundedRead(read, within_s)
+def gauge(name: str, about: str, values: Values | float, *labels: str) -> Metric:
+    """Return a gauge with its values, or with its only one."""
+    return _family(GaugeMetricFamily, name, about, values, labels)
+
+
+def counter(name: str, about: str, values: Values | float, *labels: str) -> Metric:
+    """Return a counter with its values, or with its only one."""
+    return _family(CounterMetricFamily, name, about, values, labels)
+
+
+def _family(kind: Any, name: str, about: str, values: Values | float, labels: Sequence[str]) -> Metric:
+    family: Any = kind(name, about, labels=labels)
+    for of, value in (values if isinstance(values, Mapping) else {(): values}).items():
+        family.add_metric(of, value)
+    return cast(Metric, family)
+
+
+@dataclass(frozen=True, eq=False)
+class Collected(Collector):
+    """What `read` returns when it is scraped; omitted while what it reads does not respond."""
+
+    read: Callable[[], Iterable[Metric]]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauge."""
-        family = GaugeMetricFamily(self._name, self._about, labels=self._labels)
+        """Yield it."""
         with contextlib.suppress(RedisError, DomainError, OSError):
-            for labels, value in self._read().items():
-                family.add_metric(labels, value)
-            yield family
+            yield from list(self.read())
 
 
-class ServiceCollector(Collector):
-    """The background loops, the disks and the kernels of one process."""
-
-    def __init__(self, loops: Sequence[BackgroundLoop], blobs: Blobs, data_dir: Path) -> None:
-        self._background, self._blobs, self._data_dir = loops, blobs, data_dir
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield their gauges."""
-        yield from self._loops()
-        yield from self._disk()
-        yield from _kernels()
-
-    def _loops(self) -> Iterator[Metric]:
-        beat = GaugeMetricFamily(
-            "nextchar_background_last_beat_seconds",
-            "Seconds since a background loop's last iteration ended; grows while it hangs.",
-            labels=["name"],
-        )
-        success = GaugeMetricFamily(
-            "nextchar_background_last_success_seconds",
-            "Seconds since a background loop's last iteration without an error ended.",
-            labels=["name"],
-        )
-        errors = CounterMetricFamily(
-            "nextchar_background_errors",
-            "Failed iterations of a background loop, by type of error.",
-            labels=["name", "error"],
-        )
-        for status in (loop.status() for loop in self._background):
-            beat.add_metric([status.name], status.seconds_since_beat)
-            success.add_metric([status.name], status.seconds_since_success)
-            for error, count in status.errors.items():
-                errors.add_metric([status.name, error], count)
-        yield from (beat, success, errors)
-
-    def _disk(self) -> Iterator[Metric]:
-        free = GaugeMetricFamily(
-            "nextchar_disk_free_bytes",
-            "Free bytes on the disk of the `data` folder, and of the `storage` if that is a folder.",
-            labels=["of"],
-        )
-        with contextlib.suppress(OSError):
-            free.add_metric(["data"], shutil.disk_usage(self._data_dir).free)
-        with contextlib.suppress(DomainError, OSError):
-            storage_bytes = self._blobs.free_bytes()
-            if storage_bytes is not None:  # not an object store
-                free.add_metric(["storage"], storage_bytes)
-        yield free
+def service_metrics(loops: Sequence[BackgroundLoop], blobs: Blobs, data_dir: Path) -> Iterator[Metric]:
+    """Yield gauges of the background loops, the disks and the kernels of one process."""
+    statuses = [loop.status() for loop in loops]
+    yield gauge(
+        "nextchar_background_last_beat_seconds",
+        "Seconds since a background loop's last iteration ended; grows while it hangs.",
+        {(one.name,): one.seconds_since_beat for one in statuses},
+        "name",
+    )
+    yield gauge(
+        "nextchar_background_last_success_seconds",
+        "Seconds since a background loop's last iteration without an error ended.",
+        {(one.name,): one.seconds_since_success for one in statuses},
+        "name",
+    )
+    yield counter(
+        "nextchar_background_errors",
+        "Failed iterations of a background loop, by type of error.",
+        {(one.name, error): count for one in statuses for error, count in one.errors.items()},
+        "name",
+        "error",
+    )
+    free_bytes: dict[tuple[str, ...], float] = {}
+    with contextlib.suppress(OSError):
+        free_bytes["data",] = shutil.disk_usage(data_dir).free
+    with contextlib.suppress(DomainError, OSError):
+        if (of_storage := blobs.free_bytes()) is not None:  # not an object store
+            free_bytes["storage",] = of_storage
+    yield gauge(
+        "nextchar_disk_free_bytes",
+        "Free bytes on the disk of the `data` folder, and of the `storage` if that is a folder.",
+        free_bytes,
+        "of",
+    )
+    measurements = variants.load()
+    measured = {(one.product, one.variant): one for one in measurements}
+    used = variants.chosen(measurements)
+    yield gauge(
+        "nextchar_kernel_giga_operations_per_second",
+        "Multiply-adds per second on one core when the variant in use was measured, in 10**9.",
+        {
+            (o.product, o.variant): o.speed
+            for o in measurements
+            if not o.failure and used[o.product] == o.variant
+        },
+        "product",
+        "variant",
+    )
+    yield gauge(
+        "nextchar_kernel_failed",
+        "1 for a variant that failed its check on this machine and is not used.",
+        {of: 1 for of, one in measured.items() if one.failure},
+        "product",
+        "variant",
+    )
 
 
 class RequestMetrics(HttpMiddleware):
@@ -199,27 +211,6 @@ class RequestMetrics(HttpMiddleware):
             requests, latency_s = metrics.of_calls(scope["method"], route, status)
             requests.inc()
             latency_s.observe(time.perf_counter() - started_s)
-
-
-def _kernels() -> Iterator[Metric]:
-    measurements = variants.load()
-    used = variants.chosen(measurements)
-    speed = GaugeMetricFamily(
-        "nextchar_kernel_giga_operations_per_second",
-        "Multiply-adds per second on one core when the variant in use was measured, in 10**9.",
-        labels=["product", "variant"],
-    )
-    failed = GaugeMetricFamily(
-        "nextchar_kernel_failed",
-        "1 for a variant that failed its check on this machine and is not used.",
-        labels=["product", "variant"],
-    )
-    for one in measurements:
-        if one.failure:
-            failed.add_metric([one.product, one.variant], 1)
-        elif used[one.product] == one.variant:
-            speed.add_metric([one.product, one.variant], one.speed)
-    yield from (speed, failed)
 
 
 class BoundedRead(Generic[T]):

@@ -17,7 +17,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from nextchar.app.http.limits import DiskWatermark
-from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.schemas import Shape, with_examples
 from nextchar.models.errors import DomainError, StorageFull
 from nextchar.models.kernels.compile_cache import is_compiling
 from nextchar.store.background import BackgroundLoop as Loop
@@ -51,7 +51,7 @@ class BackgroundLoop(BaseModel):
     errors: dict[str, int] = Field(description="Failed iterations, by type of error.")
 
 
-class Readiness(BaseModel):
+class Readiness(Shape):
     """Whether models can be served, and which parts do not work."""
 
     model_config = with_examples({
@@ -59,12 +59,10 @@ class Readiness(BaseModel):
         "background": [{"name": "reconciler", "last_beat_s": 1.2, "last_success_s": 1.2, "errors": {}}],
     })  # fmt: skip
 
-    status: Literal["ready", "degraded", "not_ready"] = Field(
-        description="`degraded`: models are served, but the parts listed in `degraded` do not work."
-    )
-    down: list[Literal["redis", "storage", "kernels"]] = Field(
-        description="The parts that do not respond, and `kernels` while these are not loaded."
-    )
+    status: Literal["ready", "degraded", "not_ready"]
+    """`degraded`: models are served, but the parts listed in `degraded` do not work."""
+    down: list[Literal["redis", "storage", "kernels"]]
+    """The parts that do not respond, and `kernels` while these are not loaded."""
     degraded: list[Degradation] = Field(default=[], description="All parts that do not work.")
     background: list[BackgroundLoop] = Field(default=[], description="The process's background loops.")
 
@@ -198,11 +196,8 @@ def readiness_of(problems: Sequence[Problem], loops: Sequence[LoopStatus]) -> Re
 class Probe:
     """Runs one check in its own thread, so that a check that hangs delays nothing else.
 
-    Args:
-        name: of the thread.
-        check: returns the problems.
-        hangs: the problem to report while the check does not end.
-        works_for_s: how long a result without problems counts; FRESH_S if None, as for all other results.
+    `hangs` is reported while it does not end. A result without problems counts for `works_for_s`, by default
+    for FRESH_S, as all other results.
     """
 
     def __init__(

@@ -46,28 +46,16 @@ _SWEPT_PATH = "installation/retention.json"
 class RetentionSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    failed_checkpoint_days: float = Field(
-        7.0,
-        ge=0,
-        description="Days for which a failed job keeps its last checkpoint, for resuming; 0: forever.",
-    )
-    job_retention_days: float = Field(
-        90.0,
-        ge=0,
-        description="Days for which the record and the events of a finished job are kept; 0: forever.",
-    )
-    idempotency_retention_days: float = Field(
-        7.0, ge=0, description="Days for which an Idempotency-Key is remembered; 0: forever."
-    )
-    audit_retention_days: float = Field(
-        365.0, ge=0, description="Days for which entries of the audit trail are kept; 0: forever."
-    )
-    corpus_retention_days: float = Field(
-        0.0,
-        ge=0,
-        description="Days after its last upload for which a corpus is kept that no job, model or batch names;"
-        " 0: forever.",
-    )
+    failed_checkpoint_days: float = Field(7.0, ge=0)
+    """Days for which a failed job keeps its last checkpoint, for resuming; 0: forever."""
+    job_retention_days: float = Field(90.0, ge=0)
+    """Days for which the record and the events of a finished job are kept; 0: forever."""
+    idempotency_retention_days: float = Field(7.0, ge=0)
+    """Days for which an Idempotency-Key is remembered; 0: forever."""
+    audit_retention_days: float = Field(365.0, ge=0)
+    """Days for which entries of the audit trail are kept; 0: forever."""
+    corpus_retention_days: float = Field(0.0, ge=0)
+    """Days after its last upload for which a corpus is kept that no job, model or batch names; 0: forever."""
 
 
 class UsedCorpora(Protocol):

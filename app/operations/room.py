@@ -8,6 +8,7 @@ is done.
 import ctypes
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -17,7 +18,7 @@ from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limits import HEALTH
 from nextchar.app.http.rules import needs, needs_no_key
 from nextchar.app.http.services import Services, ServicesDep
-from nextchar.app.operations.metrics import CONTENT_TYPE, Metrics, ServiceCollector
+from nextchar.app.operations.metrics import CONTENT_TYPE, Collected, Metrics, service_metrics
 from nextchar.app.operations.readiness import Alive, Readiness, ReadinessCheck
 from nextchar.app.operations.retention import Retention, RetentionSettings, remove_stale_uploads
 from nextchar.app.room import Room
@@ -117,7 +118,7 @@ def _open(services: Services) -> None:
     spool = settings.data_dir / "spool"
     remove_stale_uploads(spool, now=time.time())
     metrics = services.add(Metrics())
-    metrics.register(ServiceCollector(services.loops, blobs, settings.data_dir))
+    metrics.register(Collected(partial(service_metrics, services.loops, blobs, settings.data_dir)))
     services.tasks.append(metrics.watch_loop)
     services.add(
         ReadinessCheck(

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.models.anomaly.calibration import rounded_up
 from nextchar.models.anomaly.line_scores import FalseAlarms, LineScore, StoredCalibration
 from nextchar.models.validation_errors import NAME_PATTERN
@@ -34,22 +34,15 @@ class CalibrateCreate(RequestBody):
     model_config = with_examples({"name": "web-1", "corpus": "access-log", "false_alarms": 0.001})
 
     name: CalibrationName = "default"
-    lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = Field(
-        None, description="Normal lines without their newlines."
-    )
+    lines: Annotated[list[Line], Field(min_length=1, max_length=1_000_000)] | None = None
+    """Normal lines without their newlines."""
     corpus: str | None = Field(None, max_length=128, description="A corpus whose lines are all normal.")
-    ingested: bool = Field(
-        False, description="Use the newest lines that agents have sent to this model, at most 1,000."
-    )
-    buckets: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="The number of buckets: lines are compared with those of similar length only.",
-    )
-    false_alarms: FalseAlarms | None = Field(
-        None, description="Respond with 422 unless there are enough lines for this rate."
-    )
+    ingested: bool = False
+    """Use the newest lines that agents have sent to this model, at most 1,000."""
+    buckets: int = Field(1, ge=1, le=8)
+    """The number of buckets: lines are compared with those of similar length only."""
+    false_alarms: FalseAlarms | None = None
+    """Respond with 422 unless there are enough lines for this rate."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -68,7 +61,7 @@ class BucketBody(BaseModel):
     has_tail: bool
 
 
-class CalibrationBody(BaseModel):
+class CalibrationBody(Shape):
     """A calibration: the statistics of normal lines, which scores are based on."""
 
     model_config = with_examples(EXAMPLE_CALIBRATION)
@@ -76,13 +69,11 @@ class CalibrationBody(BaseModel):
     name: str
     lines: int = Field(description="The normal lines that it was made from.")
     kept_lines: int = Field(description="The lines that are kept: at most 100,000 quantiles.")
-    smallest_p_value: float = Field(
-        description="1 / (n + 1), the smallest p-value without an assumption about the tail; with several"
-        " buckets, the largest of theirs."
-    )
-    has_tail: bool = Field(
-        description="Whether there are smaller p-values, by a generalized Pareto tail that fits the scores."
-    )
+    smallest_p_value: float
+    """1 / (n + 1), the smallest p-value without an assumption about the tail; with several buckets, the
+    largest of theirs."""
+    has_tail: bool
+    """Whether there are smaller p-values, by a generalized Pareto tail that fits the scores."""
     created_at: int = Field(description="Unix seconds, UTC.")
     source: str = Field(description="What it was made from.")
     buckets: list[BucketBody]
@@ -112,33 +103,25 @@ class EvaluateCreate(RequestBody):
 
     model_config = with_examples({"lines": ["GET /", "GET /'--"], "anomalous": [False, True], "worst": 5})
 
-    lines: Annotated[list[Line], Field(max_length=MAX_EVALUATED_LINES)] = Field(
-        default_factory=list,
-        description="Without their newlines; together at most 5,000,000 characters. At least 2, unless"
-        " `alert_labels` is set.",
-    )
+    lines: Annotated[list[Line], Field(max_length=MAX_EVALUATED_LINES)] = Field(default_factory=list)
+    """Without their newlines; together at most 5,000,000 characters. At least 2, unless `alert_labels` is
+    set."""
     anomalous: Annotated[list[bool | Literal[0, 1]], Field(max_length=MAX_EVALUATED_LINES)] = Field(
         default_factory=list, description="The label of each line; both kinds must occur."
     )
-    alert_labels: bool = Field(
-        False,
-        description="Add the example lines of the model's labeled alerts, after `lines`: those of incidents"
-        " are anomalous. Needs a key with the scope `read` or `train`.",
-    )
-    split: Literal["auto", "none", "chronological", "random"] = Field(
-        "auto",
-        description="`none`: all lines are test lines; baselines learn from the model's training text."
-        " `chronological`: the normal ones among the first `train_fraction` of the lines are for calibration"
-        " and baselines, and the lines after them are test lines. `random`: the same with lines drawn at"
-        " random. `auto`: `none` if the model's corpus exists and the API key may read it, else"
-        " `chronological`. `none` and `auto` need a key with the scope `read` or `train` in addition to"
-        " `complete`.",
-    )
+    alert_labels: bool = False
+    """Add the example lines of the model's labeled alerts, after `lines`: those of incidents are anomalous.
+    Needs a key with the scope `read` or `train`."""
+    split: Literal["auto", "none", "chronological", "random"] = "auto"
+    """`none`: all lines are test lines; baselines learn from the model's training text. `chronological`: the
+    normal ones among the first `train_fraction` of the lines are for calibration and baselines, and the lines
+    after them are test lines. `random`: the same with lines drawn at random. `auto`: `none` if the model's
+    corpus exists and the API key may read it, else `chronological`. `none` and `auto` need a key with the
+    scope `read` or `train` in addition to `complete`."""
     train_fraction: float = Field(0.5, ge=0.05, le=0.95)
     false_alarms: FalseAlarms | None = None
-    calibration: CalibrationName | None = Field(
-        None, description="The calibration for the split `none`; other splits make their own."
-    )
+    calibration: CalibrationName | None = None
+    """The calibration for the split `none`; other splits make their own."""
     worst: int = Field(5, ge=0, le=50, description="How many misses and false alarms are returned.")
     baselines: bool = Field(True, description="Whether to evaluate baselines on the same lines.")
 
@@ -153,14 +136,13 @@ class EvaluateCreate(RequestBody):
         return self
 
 
-class QualityBody(BaseModel):
+class QualityBody(Shape):
     """How well a score separates anomalous lines from normal ones, at all thresholds."""
 
     auroc: float
     average_precision: float
-    recall_at_false_alarms: dict[str, float] = Field(
-        description="The fraction of anomalous lines found at 0.1, 1 and 5 % false alarms on these lines."
-    )
+    recall_at_false_alarms: dict[str, float]
+    """The fraction of anomalous lines found at 0.1, 1 and 5 % false alarms on these lines."""
     roc: list[tuple[float, float]] = Field(description="(false-alarm rate, recall), from (0, 0) to (1, 1).")
 
 
@@ -205,7 +187,7 @@ EXAMPLE_EVALUATION: dict[str, Any] = {
 }  # fmt: skip
 
 
-class EvaluationBody(BaseModel):
+class EvaluationBody(Shape):
     """How well the model separates anomalous lines from normal ones, compared with baselines."""
 
     model_config = with_examples(EXAMPLE_EVALUATION)
@@ -220,9 +202,8 @@ class EvaluationBody(BaseModel):
     false_alarms: float
     model_score: QualityBody
     flagged: FlaggedBody
-    baselines: dict[str, QualityBody] = Field(
-        description="`length`, `punctuation`, `template`, `ngram_5` (Witten-Bell) and `isolation_forest`."
-    )
+    baselines: dict[str, QualityBody]
+    """`length`, `punctuation`, `template`, `ngram_5` (Witten-Bell) and `isolation_forest`."""
     leaks: LeaksBody
     worst_misses: list[JudgedLine] = Field(description="Anomalous lines with the lowest scores.")
     worst_false_alarms: list[JudgedLine] = Field(description="Normal lines with the highest scores.")

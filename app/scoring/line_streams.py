@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -19,12 +20,13 @@ from redis.exceptions import RedisError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from nextchar.app.access.keys import Key
 from nextchar.app.http.bodies import gunzip_of
 from nextchar.app.http.errors import status_and_body
 from nextchar.app.http.event_streams import UNREAD_S
+from nextchar.app.http.incoming_body import receive_ahead
 from nextchar.app.http.limits import SHORT_SCORES, STREAMED_LINES
 from nextchar.app.http.rules import content_type
 from nextchar.app.http.services import Services
@@ -66,6 +68,15 @@ def stream_owner(request: Request) -> Owner:
     """Return the owner of the streams of lines that a request continues. A key with patterns has its own."""
     key: Key | None = getattr(request.state, "key", None)
     return Owner(key.name, is_private=bool(key.models)) if key else Owner()
+
+
+def hold_stream(
+    services: Services, loaded: Loaded, stream_id: str, owner: Owner
+) -> AbstractAsyncContextManager[StreamLock]:
+    """Return the lock of a stream of lines that a model reads, to be held for a block."""
+    size, model_id = loaded.engine.state_size, loaded.saved.card.id
+    locks = services[StreamLocks]
+    return locks.hold(loaded.reference, stream_id, size=size, owner=owner, model_id=model_id)
 
 
 class ScoreStreamResponse(Response):
@@ -161,14 +172,7 @@ class ScoreStreamResponse(Response):
         threads = services.pools.limiter(SHORT_SCORES if len(data) <= _SHORT_BATCH_BYTES else STREAMED_LINES)
         if stream_id is None:
             return await anyio.to_thread.run_sync(work, limiter=threads)
-        locked = services[StreamLocks].hold(
-            loaded.reference,
-            stream_id,
-            size=loaded.engine.state_size,
-            owner=self._owner,
-            model_id=loaded.saved.card.id,
-        )
-        async with locked as turn:
+        async with hold_stream(services, loaded, stream_id, self._owner) as turn:
             return await anyio.to_thread.run_sync(partial(work, turn=turn), limiter=threads)
 
     async def _send(self, send: Send, data: bytes) -> None:
@@ -193,7 +197,7 @@ class BodyBuffer:
 
     async def read_all(self) -> None:
         """Read the body, then wait until the client disconnects."""
-        following = asyncio.ensure_future(self._receive())
+        following = receive_ahead(self._receive, self._is_gone)
         try:
             while True:
                 message = await following
@@ -202,8 +206,7 @@ class BodyBuffer:
                     await self._fail(_Disconnected())
                     return
                 # A small gzip body can become gigabytes of lines: see meanwhile whether the client is gone.
-                following = asyncio.ensure_future(self._receive())
-                following.add_done_callback(self._note_disconnect)
+                following = receive_ahead(self._receive, self._is_gone)
                 is_complete = not message.get("more_body", False)
                 async for piece in self._decoded(message.get("body", b"")):
                     await self._put(piece)
@@ -216,11 +219,6 @@ class BodyBuffer:
             await self._fail(error)
         finally:
             following.cancel()
-
-    def _note_disconnect(self, received: asyncio.Future[Message]) -> None:
-        is_message = not received.cancelled() and received.exception() is None
-        if is_message and received.result()["type"] == "http.disconnect":
-            self._is_gone.set()
 
     async def take(
         self, is_stopping: Callable[[], bool], max_bytes: int, *, wait_s: float | None = None

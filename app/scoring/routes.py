@@ -41,6 +41,7 @@ from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
     ScoreStreamResponse,
+    hold_stream,
     is_streamed,
     resume,
     save_stream,
@@ -152,14 +153,7 @@ async def _score_long(services: Services, request: Request, loaded: Loaded, body
     work = partial(_score, services, loaded, body)
     if not body.stream_id:
         return await services.pools.queue(LONG_SCORES).run(lambda check: work(check=check))
-    locked = services[StreamLocks].hold(
-        loaded.reference,
-        body.stream_id,
-        size=loaded.engine.state_size,
-        owner=stream_owner(request),
-        model_id=loaded.saved.card.id,
-    )
-    async with locked as turn:
+    async with hold_stream(services, loaded, body.stream_id, stream_owner(request)) as turn:
         if _is_short(body):
             return await anyio.to_thread.run_sync(
                 partial(work, turn=turn), limiter=services.pools.limiter(SHORT_SCORES)
@@ -421,12 +415,9 @@ _KEYS_SHARE_OF_STREAMS = 0.25  # of the kept streams of lines, for each API key
 class ScoringSettings(CoreSettings):
     """A part of `nextchar.app.rooms.ApiSettings`."""
 
-    max_streams: int = Field(
-        10_000,
-        ge=1,
-        description="Streams of lines (`stream_id`) whose state is kept; above it the least recently used"
-        " start again. With API keys each key may have a quarter.",
-    )
+    max_streams: int = Field(10_000, ge=1)
+    """Streams of lines (`stream_id`) whose state is kept; above it the least recently used start again. With
+    API keys each key may have a quarter."""
     max_stream_bytes: int = Field(64 << 20, ge=1 << 20, description="Redis memory for the states of streams.")
 
 

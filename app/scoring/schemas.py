@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.scoring.calibration_schemas import (
     EXAMPLE_CALIBRATION,
     CalibrationBody,
@@ -56,48 +56,32 @@ class ScoreCreate(RequestBody):
     )
 
     text: str | None = Field(None, min_length=1, max_length=MAX_SCORED_CHARACTERS)
-    lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = Field(
-        None, description="Lines without their newlines; together at most 1,000,000 characters."
-    )
-    join: bool = Field(
-        True,
-        description="Join lines that are one event, if events of the training log have several. Otherwise"
-        " each text in `lines`, which may have newlines, is scored by itself.",
-    )
-    context: Context = Field(
-        "line",
-        description="`line`: each line is read by itself. `stream`: each is read after the previous ones.",
-    )
-    detail: Detail = Field(
-        "character",
-        description="`none`: only score, p-value and flag of each line. `line`: also its bits and anomalous"
-        " spans. `character`: also the bits of each character.",
-    )
-    expected: int = Field(
-        0,
-        ge=0,
-        le=20,
-        description="Return this many of the likeliest characters at each position. Needs detail `character`;"
-        " at most 50,000 characters in all, and at most 300,000 probabilities: characters * (expected + 1).",
-    )
+    lines: Annotated[list[Line], Field(min_length=1, max_length=MAX_LINES)] | None = None
+    """Lines without their newlines; together at most 1,000,000 characters."""
+    join: bool = True
+    """Join lines that are one event, if events of the training log have several. Otherwise each text in
+    `lines`, which may have newlines, is scored by itself."""
+    context: Context = "line"
+    """`line`: each line is read by itself. `stream`: each is read after the previous ones."""
+    detail: Detail = "character"
+    """`none`: only score, p-value and flag of each line. `line`: also its bits and anomalous spans.
+    `character`: also the bits of each character."""
+    expected: int = Field(0, ge=0, le=20)
+    """Return this many of the likeliest characters at each position. Needs detail `character`; at most 50,000
+    characters in all, and at most 300,000 probabilities: characters * (expected + 1)."""
     false_alarms: FalseAlarms | None = None
     calibration: CalibrationName | None = None
     stream_id: StreamId | None = None
-    explain: bool = Field(
-        True,
-        description="Explain flagged lines, the most anomalous first, for about a second: characters that are"
-        " surprising only because of an earlier fault are not marked, and spans contain what was expected.",
-    )
+    explain: bool = True
+    """Explain flagged lines, the most anomalous first, for about a second: characters that are surprising
+    only because of an earlier fault are not marked, and spans contain what was expected."""
 
-    repeats: Repeats = Field(
-        "count",
-        description="`count`: of a new kind of lines the first is flagged, and the others are `repeated`;"
-        " so are lines of which more are flagged than the false-alarm rate explains, unless they are rarer"
-        " than the others. Alerts count all of them. `flag`: every line is judged by itself.",
-    )
-    alerts: bool = Field(
-        False, description="Record flagged lines in the model's alerts: GET …/alerts. Needs lines."
-    )
+    repeats: Repeats = "count"
+    """`count`: of a new kind of lines the first is flagged, and the others are `repeated`; so are lines of
+    which more are flagged than the false-alarm rate explains, unless they are rarer than the others. Alerts
+    count all of them. `flag`: every line is judged by itself."""
+    alerts: bool = False
+    """Record flagged lines in the model's alerts: GET …/alerts. Needs lines."""
     source: str = Field("", max_length=200, description="Where the lines come from; kept with the alerts.")
 
     @model_validator(mode="after")
@@ -122,17 +106,16 @@ class ScoreCreate(RequestBody):
         return self
 
 
-class StreamBody(BaseModel):
+class StreamBody(Shape):
     """The position of a stream of lines."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: str
     lines: int = Field(description="Lines scored in this stream so far.")
-    restarted: Literal["new", "model_replaced"] | None = Field(
-        description="Why the stream started from the beginning with this call: `new` if it is not stored, or"
-        " the model was replaced; null: it continued."
-    )
+    restarted: Literal["new", "model_replaced"] | None
+    """Why the stream started from the beginning with this call: `new` if it is not stored, or the model was
+    replaced; null: it continued."""
 
 
 class NewKindBody(BaseModel):
@@ -145,25 +128,22 @@ class NewKindBody(BaseModel):
     line: str = Field(description="The first of them, its first 300 characters.")
 
 
-class ChangeBody(BaseModel):
+class ChangeBody(Shape):
     """Why more lines are rare than the false-alarm rate explains."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    kind: ChangeKind = Field(
-        description="`new_kinds`: few templates that no training line has. `values`: known templates with"
-        " other values. `log`: hardly anything fits."
-    )
+    kind: ChangeKind
+    """`new_kinds`: few templates that no training line has. `values`: known templates with other values.
+    `log`: hardly anything fits."""
     lines: int = Field(description="Lines of the change.")
     of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
     kinds: int = Field(description="How many new kinds of lines there are.")
-    examples: list[NewKindBody] = Field(
-        description="One of each new kind, those with most lines first; at most 50."
-    )
+    examples: list[NewKindBody]
+    """One of each new kind, those with most lines first; at most 50."""
     since: float | None = Field(description="When the first line of them was scored, in Unix seconds.")
-    action: Literal["examples", "train"] = Field(
-        description="What to do: look at an example of each new kind, or train again with these lines."
-    )
+    action: Literal["examples", "train"]
+    """What to do: look at an example of each new kind, or train again with these lines."""
     sentence: str
 
     @classmethod
@@ -172,7 +152,7 @@ class ChangeBody(BaseModel):
         return cls.model_validate(change)
 
 
-class ScoreBody(BaseModel):
+class ScoreBody(Shape):
     """Surprisal in bits: in total, and of the text or of each line."""
 
     model_config = with_examples(EXAMPLE)
@@ -182,48 +162,34 @@ class ScoreBody(BaseModel):
     characters: int
     total_bits: float
     bits_per_character: float
-    score: float | None = Field(
-        None, description="The score of `text`, if it is one line; see the fields of a line."
-    )
+    score: float | None = None
+    """The score of `text`, if it is one line; see the fields of a line."""
     p_value: float | None = None
     anomalous: bool | None = None
-    spans: list[Span] | None = Field(
-        None, description="The anomalous characters of `text`, by the calibration's threshold for characters."
-    )
-    explained: bool | None = Field(
-        None, description="Whether `text` was explained; see the fields of a line."
-    )
+    spans: list[Span] | None = None
+    """The anomalous characters of `text`, by the calibration's threshold for characters."""
+    explained: bool | None = None
+    """Whether `text` was explained; see the fields of a line."""
     alert_id: str | None = Field(None, description="The alert of `text`; see the fields of a line.")
     label: Label | None = None
-    bits: list[float] | None = Field(
-        None, description="Surprisal of each character of `text`; null for lines, or if not requested."
-    )
-    expected: list[list[CandidateBody]] | None = Field(
-        None, description="The likeliest characters at each position of `text`."
-    )
-    lines: list[LineScore] | None = Field(
-        None,
-        description="In the order of the request, one for each event, which may have several `lines`; null"
-        " for `text`.",
-    )
+    bits: list[float] | None = None
+    """Surprisal of each character of `text`; null for lines, or if not requested."""
+    expected: list[list[CandidateBody]] | None = None
+    """The likeliest characters at each position of `text`."""
+    lines: list[LineScore] | None = None
+    """In the order of the request, one for each event, which may have several `lines`; null for `text`."""
     false_alarms: float | None = Field(None, description="The rate that was used; null without calibration.")
-    threshold: float | None = Field(
-        None,
-        description="The score above which a line is flagged; null without calibration, or if it depends on"
-        " the line's length.",
-    )
-    calibration: CalibrationBody | None = Field(
-        None, description="Null if the model has none; `POST …/calibrate` makes one."
-    )
+    threshold: float | None = None
+    """The score above which a line is flagged; null without calibration, or if it depends on the line's
+    length."""
+    calibration: CalibrationBody | None = None
+    """Null if the model has none; `POST …/calibrate` makes one."""
     stream: StreamBody | None = None
-    change: ChangeBody | None = Field(
-        None,
-        description="Of 100 lines or more: why more are rare than the rate explains; null: they are not.",
-    )
-    unknown_characters: list[str] = Field(
-        description="The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits,"
-        " where V - 1 is the number of known characters: 2 bits more than a uniform guess."
-    )
+    change: ChangeBody | None = None
+    """Of 100 lines or more: why more are rare than the rate explains; null: they are not."""
+    unknown_characters: list[str]
+    """The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits, where V - 1 is
+    the number of known characters: 2 bits more than a uniform guess."""
 
 
 class StreamQuery(StreamOptions):

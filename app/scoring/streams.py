@@ -53,8 +53,6 @@ RETRY_S = 0.02
 _MAX_RETRY_S = 0.25
 
 _LOCK_S = 8  # until the lock of a dead process expires: before a call that waits for it gives up
-_RELEASE_RETRY_S = 0.5
-_MAX_UNRELEASED = 1_000
 
 _SIZE_KEYS = ("nextchar:streams", "nextchar:streams:size", "nextchar:streams:bytes")
 _STREAMS_OF = "nextchar:streams:of:"
@@ -164,11 +162,9 @@ class StreamLock:
         stream: Stream,
         owner: str,
         limits: Limits,
-        unreleased: "_UnreleasedLocks",
     ) -> None:
         self._redis, self._keys, self._token = redis, keys, token
         self._model, self._owner, self._limits = model, owner, limits
-        self._unreleased = unreleased
         self.stream = stream
         self._released = threading.Event()
         threading.Thread(target=self._renew, name="stream lock", daemon=True).start()
@@ -193,57 +189,15 @@ class StreamLock:
         """Let the next call use the stream.
 
         Raises:
-            redis.exceptions.RedisError, OSError: Redis does not answer; the lock is released once it does.
+            redis.exceptions.RedisError, OSError: Redis does not answer; the lock expires.
         """
         self._released.set()
-        try:
-            lease.release(self._redis, self._keys[1], self._token)
-        except (RedisError, OSError):
-            self._unreleased.add(self._keys[1], self._token)
-            raise
+        lease.release(self._redis, self._keys[1], self._token)
 
     def _renew(self) -> None:
         while not self._released.wait(_LOCK_S / 3):
             with contextlib.suppress(RedisError, OSError):
                 lease.renew(self._redis, self._keys[1], self._token, _LOCK_S)
-
-
-class _UnreleasedLocks:
-    """Locks about which Redis did not answer: a thread releases them once it does.
-
-    Otherwise they would block their streams until they expire. A command without a response may still be
-    executed, even after an attempt to release its lock, so the attempts end only when one has found the lock,
-    or when it has expired.
-    """
-
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
-        self._expire_at_s: dict[tuple[str, str], float] = {}  # by key and token
-        self._lock = threading.Lock()  # guards the field above; the thread runs while it is not empty
-
-    def add(self, lock_key: str, token: str) -> None:
-        with self._lock:
-            if not self._expire_at_s:
-                threading.Thread(target=self._release, name="release stream locks", daemon=True).start()
-            if len(self._expire_at_s) < _MAX_UNRELEASED:
-                self._expire_at_s[lock_key, token] = time.monotonic() + _LOCK_S
-
-    def _release(self) -> None:
-        while True:
-            time.sleep(_RELEASE_RETRY_S)
-            with self._lock:
-                waiting = list(self._expire_at_s.items())
-            now = time.monotonic()
-            over = {lock for lock, expire_at_s in waiting if now >= expire_at_s}
-            with contextlib.suppress(RedisError, OSError):  # the next round tries again
-                for lock, _ in waiting:
-                    if lease.release(self._redis, *lock):
-                        over.add(lock)
-            with self._lock:
-                for lock in over:
-                    del self._expire_at_s[lock]
-                if not self._expire_at_s:
-                    return
 
 
 _NO_OWNER = Owner()
@@ -255,7 +209,6 @@ class Streams:
     def __init__(self, redis: Redis, limits: Limits | None = None) -> None:
         self._redis = redis
         self._limits = limits or Limits()
-        self._unreleased = _UnreleasedLocks(redis)
 
     def try_lock(
         self, model: str, stream_id: str, *, size: int, owner: Owner = _NO_OWNER, model_id: str = ""
@@ -268,14 +221,11 @@ class Streams:
         """
         key, lock_key = _keys(model, stream_id, owner)
         token = secrets.token_hex(8)
-        try:
-            if not lease.acquire(self._redis, lock_key, token, _LOCK_S):
-                return None
-            identity = f"{model} {model_id}".rstrip()
-            stream = self._read(key, (identity, model), stream_id, size)
-        except BaseException:  # Redis may have set the lock, or may still do so
-            self._unreleased.add(lock_key, token)
-            raise
+        # After an error Redis may have set it, or may still do so: it expires before other calls give up.
+        if not lease.acquire(self._redis, lock_key, token, _LOCK_S):
+            return None
+        identity = f"{model} {model_id}".rstrip()
+        stream = self._read(key, (identity, model), stream_id, size)
         return StreamLock(
             self._redis,
             (key, lock_key),
@@ -284,7 +234,6 @@ class Streams:
             stream=stream,
             owner=f"key:{owner.name}",
             limits=self._limits,
-            unreleased=self._unreleased,
         )
 
     def forget(self, model: str, stream_id: str, *, owner: Owner = _NO_OWNER) -> bool:
@@ -355,7 +304,7 @@ class StreamLocks:
                 await asyncio.shield(ending)
 
     async def _wait(self, begin: Callable[[], StreamLock | None], stream_id: str) -> StreamLock:
-        if self._waiting >= (LOCKS.running):
+        if self._waiting >= LOCKS.running:
             raise LOCKS.refusal(
                 f"{self._waiting} calls wait for locks of streams; for each stream, send a call only when the"
                 " one before has ended"

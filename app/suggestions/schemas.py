@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.models.schemas import Early
 from nextchar.app.suggestions.counts import MAX_LINES, SourceCounts
 from nextchar.models.runtime.line_index import MAX_TYPOS
@@ -42,57 +42,39 @@ class SuggestCreate(RequestBody):
 
     prefix: Field_ = Field(description="What has been typed into the field; it may be empty.")
     limit: int = Field(10, ge=1, le=MAX_LIMIT, description="The most suggestions.")
-    constrain: Constrain | None = Field(
-        None,
-        description="`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and"
-        " texts that the model generates, the likeliest first. `none`: what the model generates, to the end"
-        " of the line, or for other models than those of records of the word. Default: `lines` for models of"
-        " records, else `none`.",
-    )
-    typos: int | None = Field(
-        None,
-        ge=0,
-        le=MAX_TYPOS,
-        description="Typing errors despite which lines are found: a character of the prefix that is"
-        " wrong, left out, one too many, or exchanged with its neighbor. Default: 0 below 4 characters, 1"
-        " below 8, else 2. Lines that need fewer come first. In texts that the model generates, one is"
-        " corrected; with 0, none.",
-    )
-    context: Field_ | None = Field(
-        None,
-        description="What the model reads before the prefix, such as an earlier field or the previous query,"
-        " where the lines of its corpus are `context`, a tab and the field.",
-    )
-    exclude: list[Field_] = Field(
-        [],
-        max_length=MAX_EXCLUDED,
-        description="Texts that are not suggested, whatever their case and accents.",
-    )
+    constrain: Constrain | None = None
+    """`lines`: only lines of the model's corpus, and none if none fits. `prefer`: those, and texts that the
+    model generates, the likeliest first. `none`: what the model generates, to the end of the line, or for
+    other models than those of records of the word. Default: `lines` for models of records, else `none`."""
+    typos: int | None = Field(None, ge=0, le=MAX_TYPOS)
+    """Typing errors despite which lines are found: a character of the prefix that is wrong, left out, one too
+    many, or exchanged with its neighbor. Default: 0 below 4 characters, 1 below 8, else 2. Lines that need
+    fewer come first. In texts that the model generates, one is corrected; with 0, none."""
+    context: Field_ | None = None
+    """What the model reads before the prefix, such as an earlier field or the previous query, where the lines
+    of its corpus are `context`, a tab and the field."""
+    exclude: list[Field_] = Field([], max_length=MAX_EXCLUDED)
+    """Texts that are not suggested, whatever their case and accents."""
     exclude_patterns: list[Annotated[str, Field(min_length=1, max_length=MAX_PATTERN_CHARACTERS)]] = Field(
-        [],
-        max_length=MAX_PATTERNS,
-        description="RE2 expressions; texts in which one matches are not suggested.",
+        [], max_length=MAX_PATTERNS
     )
-    client_id: Annotated[str, Field(max_length=256)] | None = Field(
-        None,
-        description="An id of the person or the installation that suggestions are for. It decides which"
-        " version responds where two versions share the traffic; it is not stored.",
-    )
+    """RE2 expressions; texts in which one matches are not suggested."""
+    client_id: Annotated[str, Field(max_length=256)] | None = None
+    """An id of the person or the installation that suggestions are for. It decides which version responds
+    where two versions share the traffic; it is not stored."""
 
 
-class SuggestionBody(BaseModel):
+class SuggestionBody(Shape):
     """A suggestion."""
 
     id: str = Field(description="Its name in events of acceptance.")
     text: str = Field(description="The whole field as it is once the suggestion is accepted.")
     probability: float = Field(description="Estimated, among all that may follow the prefix.")
-    count: int = Field(
-        description="How often the text is a line of the corpus, with what is left of the counts added to it."
-    )
+    count: int
+    """How often the text is a line of the corpus, with what is left of the counts added to it."""
     exists: bool = Field(description="Whether the text is a line of the corpus, or counts were added to it.")
-    replaced: Replaced | None = Field(
-        None, description="The range of the prefix that was taken for a typing error; null if there is none."
-    )
+    replaced: Replaced | None = None
+    """The range of the prefix that was taken for a typing error; null if there is none."""
 
 
 class SuggestionsBody(BaseModel):
@@ -115,21 +97,13 @@ class LineCountPut(RequestBody):
     """How often a line was counted."""
 
     text: str = Field(
-        min_length=1,
-        max_length=MAX_PREFIX_CHARACTERS,
-        pattern=r"^[^\r\n\x00]*[^\s\x00][^\r\n\x00]*$",
-        description="A line.",
+        min_length=1, max_length=MAX_PREFIX_CHARACTERS, pattern=r"^[^\r\n\x00]*[^\s\x00][^\r\n\x00]*$"
     )
-    count: float = Field(
-        1.0, ge=0, le=1e9, allow_inf_nan=False, description="How often; it may be a fraction."
-    )
-    at: float | None = Field(
-        None,
-        ge=0,
-        le=1e11,
-        allow_inf_nan=False,
-        description="When, in Unix seconds. Default: when it is sent.",
-    )
+    """A line."""
+    count: float = Field(1.0, ge=0, le=1e9, allow_inf_nan=False)
+    """How often; it may be a fraction."""
+    at: float | None = Field(None, ge=0, le=1e11, allow_inf_nan=False)
+    """When, in Unix seconds. Default: when it is sent."""
 
 
 class LineCountsPut(RequestBody):
@@ -141,18 +115,12 @@ class LineCountsPut(RequestBody):
     })  # fmt: skip
 
     source: SourceName = Field("default", description="What has counted them: each source replaces its own.")
-    half_life_days: float | None = Field(
-        30.0,
-        ge=0.04,
-        le=36_500,
-        description="Days after which half of a count is left; null: all of it stays.",
-    )
-    add_lines: bool = Field(
-        True, description="Whether lines that the corpus lacks are suggested as well; else they are ignored."
-    )
-    lines: list[LineCountPut] = Field(
-        min_length=1, max_length=MAX_LINES, description="Counts of the same line add up."
-    )
+    half_life_days: float | None = Field(30.0, ge=0.04, le=36_500)
+    """Days after which half of a count is left; null: all of it stays."""
+    add_lines: bool = True
+    """Whether lines that the corpus lacks are suggested as well; else they are ignored."""
+    lines: list[LineCountPut] = Field(min_length=1, max_length=MAX_LINES)
+    """Counts of the same line add up."""
 
 
 class CountSourceBody(BaseModel):
@@ -184,7 +152,7 @@ class CountedLineBody(BaseModel):
     count: float = Field(description="What is left of them.")
 
 
-class LineCountsBody(BaseModel):
+class LineCountsBody(Shape):
     """The counts that were added to the lines of a model's name."""
 
     model_config = with_examples({
@@ -195,9 +163,8 @@ class LineCountsBody(BaseModel):
     object: Literal["line_counts"] = "line_counts"
     model: str
     sources: list[CountSourceBody]
-    lines: list[CountedLineBody] = Field(
-        description="Those with the largest counts, of all sources together."
-    )
+    lines: list[CountedLineBody]
+    """Those with the largest counts, of all sources together."""
     has_more: bool = Field(description="Whether there are more lines than `limit`.")
 
 

@@ -236,16 +236,12 @@ class Alerts:
 
         `normal` covers what `covered_values` returns of the values, in addition to those that have the label.
         """
-        fields: dict[str, Any] = {
-            "label": label,
-            "labeled_at": time.time() if label else None,
-            "labeled_by": by,
-        }
+        scores = None
         if label == "normal":
             alert = self.get(model, alert_id)
-            fields["label_values"] = _scores_of(alert, covered_values(alert, values, all_values=all_values))
-        else:
-            fields["label_values"] = None
+            scores = _scores_of(alert, covered_values(alert, values, all_values=all_values))
+        at = time.time() if label else None
+        fields = {"label": label, "labeled_at": at, "labeled_by": by, "label_values": scores}
         if runbook is not None or label is None:
             fields["runbook"] = runbook
         return self._decide(model, alert_id, by=by, **fields)
@@ -255,24 +251,21 @@ class Alerts:
         model: str,
         alert_id: str,
         *,
-        until: float,
         by: str | None,
         values: Sequence[str] | None = None,
         all_values: bool = False,
-        runbook: str | None = None,
+        **others: Any,
     ) -> Suppression:
-        """Suppress the `covered_values` of an alert until a time, in Unix seconds. Raises NotFound."""
+        """Suppress the `covered_values` of an alert; `others` as of Suppression. Raises NotFound."""
         alert = self.get(model, alert_id)
-        figures = alert.figures
         return self.decisions.suppress(
             model,
-            template=figures.template,
-            span=figures.span,
-            until=until,
             by=by,
+            template=alert.figures.template,
+            span=alert.figures.span,
             alert_id=alert_id,
             values=covered_values(alert, values, all_values=all_values),
-            runbook=runbook,
+            **others,
         )
 
     def labels(self, model: str) -> dict[str, AlertLabel]:

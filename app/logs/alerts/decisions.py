@@ -18,6 +18,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from pydantic import Field
 
@@ -193,36 +194,13 @@ class AlertDecisions:
                 return decision
         raise Conflict(f"alert {alert_id} is being changed by others; try again", code="alert_changed")
 
-    def suppress(
-        self,
-        model: str,
-        *,
-        template: str,
-        span: str,
-        until: float,
-        by: str | None,
-        alert_id: str | None = None,
-        values: Sequence[str] | None = None,
-        runbook: str | None = None,
-    ) -> Suppression:
-        """Suppress the alerts that match, until a time. Raises as Blobs does."""
-        suppression = Suppression(
-            id=new_id("suppression"),
-            model=model,
-            template=template,
-            span=span,
-            until=until,
-            created_at=time.time(),
-            created_by=by,
-            alert_id=alert_id,
-            values=None if values is None else tuple(values),
-            runbook=runbook,
-        )
-        folder = f"alert_suppressions/{model}"
-        data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
-        created = self._blobs.create(f"{folder}/{suppression.id}.json", data)
+    def suppress(self, model: str, *, by: str | None, **fields: Any) -> Suppression:
+        """Suppress the alerts that match, with further fields of Suppression. Raises as Blobs does."""
+        own = {"id": new_id("suppression"), "model": model, "created_at": time.time(), "created_by": by}
+        suppression = Suppression(**own, **fields)
+        created = self._create_suppression(suppression)
         assert created, "ids of suppressions are unique"
-        self._listed.forget(folder)
+        self._listed.forget(f"alert_suppressions/{model}")
         return suppression
 
     def suppressions(self, model: str) -> list[Suppression]:
@@ -272,13 +250,16 @@ class AlertDecisions:
         for suppression in self.suppressions(model):
             made_from = ids.get(suppression.alert_id or "") or None
             moved_one = suppression.model_copy(update={"model": to, "alert_id": made_from})
-            data = moved_one.model_dump_json().encode("utf-8", "backslashreplace")
-            self._blobs.create(f"alert_suppressions/{to}/{suppression.id}.json", data)
+            self._create_suppression(moved_one)
         self._listed.forget(f"{_DECISIONS}/{to}", f"alert_suppressions/{to}")
         self.delete_all(model)
 
     def _paths(self, folder: str) -> list[str]:
         return self._listed.get(folder, lambda _: self._blobs.paths(folder))
+
+    def _create_suppression(self, suppression: Suppression) -> bool:
+        data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
+        return self._blobs.create(f"alert_suppressions/{suppression.model}/{suppression.id}.json", data)
 
     def _suppression(self, path: str) -> Suppression | None:
         if path not in self._suppressions:

@@ -161,16 +161,7 @@ def label_alert(
 ) -> AlertBody:
     """Label an alert as normal or as an incident. `normal` lowers the score of what it covers from now on."""
     name = access.model_name(model)
-    labeled = services[Alerts].label(
-        name,
-        alert,
-        body.label,
-        by=access.key_name,
-        values=body.values,
-        all_values=body.all_values,
-        runbook=body.runbook,
-    )
-    return alert_body(labeled)
+    return alert_body(services[Alerts].label(name, alert, by=access.key_name, **dict(body)))
 
 
 @router.post("/{model}/alerts/{alert}/suppress", status_code=201, responses=_WRITING_ERRORS)
@@ -180,15 +171,7 @@ def suppress_alert(
 ) -> SuppressionBody:
     """Suppress what the preview covers of an alert until a time: it is only counted."""
     name = access.model_name(model)
-    made = services[Alerts].suppress(
-        name,
-        alert,
-        until=body.until,
-        by=access.key_name,
-        values=body.values,
-        all_values=body.all_values,
-        runbook=body.runbook,
-    )
+    made = services[Alerts].suppress(name, alert, by=access.key_name, **dict(body))
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     return suppression_body(made)
 
@@ -211,14 +194,7 @@ def create_suppression(
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
-    made = services[Alerts].decisions.suppress(
-        name,
-        template=body.template,
-        span=body.span,
-        until=body.until,
-        by=access.key_name,
-        runbook=body.runbook,
-    )
+    made = services[Alerts].decisions.suppress(name, by=access.key_name, **dict(body))
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []
     with suppress(RedisError):  # it is made, with or without a warning

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from nextchar.app.http.schemas import Page, RequestBody, with_examples
+from nextchar.app.http.schemas import Page, RequestBody, Shape, with_examples
 from nextchar.app.logs.alerts.alerts import Alert, AlertState
 from nextchar.app.logs.alerts.decisions import Suppression
 from nextchar.models.anomaly.alerts import Label, Severity
@@ -86,7 +86,7 @@ class AroundBody(BaseModel):
     after: list[str]
 
 
-class AlertBody(BaseModel):
+class AlertBody(Shape):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
     model_config = with_examples(EXAMPLE_ALERT)
@@ -95,18 +95,15 @@ class AlertBody(BaseModel):
     object: Literal["alert"] = "alert"
     model: str = Field(description="The model's name; its versions share alerts.")
     version: int = Field(description="Version of the model that flagged the newest line.")
-    state: AlertState = Field(
-        description="`acknowledged` once somebody has acknowledged or labeled it; `suppressed`: counted, but"
-        " not reported."
-    )
-    severity: Severity = Field(
-        description="From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."
-    )
+    state: AlertState
+    """`acknowledged` once somebody has acknowledged or labeled it; `suppressed`: counted, but not
+    reported."""
+    severity: Severity
+    """From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."""
     label: Label | None
-    title: str = Field(
-        description="The rarest line as it was written, with its most anomalous part between » and «; of a"
-        " long line what is around that."
-    )
+    title: str
+    """The rarest line as it was written, with its most anomalous part between » and «; of a long line what is
+    around that."""
     template: str = Field(description="The line with `<*>` for what changes from line to line.")
     span: str = Field(description="The number of the anomalous word in the template, from 0, and the word.")
     count: int = Field(description="Lines so far.")
@@ -116,9 +113,8 @@ class AlertBody(BaseModel):
     last_line_time: float | None
     score: float = Field(description="The highest score of its lines.")
     p_value: float = Field(description="The lowest p-value of its lines.")
-    estimated_p_value: float = Field(
-        description="The p-value, estimated also below 1 / (n + 1), the lowest with n calibration lines."
-    )
+    estimated_p_value: float
+    """The p-value, estimated also below 1 / (n + 1), the lowest with n calibration lines."""
     interval_s: float
     counts: list[int] = Field(description="Lines per interval of `interval_s` seconds since `first_seen`.")
     examples: list[ExampleBody] = Field(description="Distinct lines with the highest scores; at most 5.")
@@ -128,22 +124,19 @@ class AlertBody(BaseModel):
     labeled_at: float | None
     labeled_by: str | None
     suppressed_until: float | None
-    label_values: list[str] | None = Field(
-        None, description="With label `normal`, the values that have it; null: all lines have it."
-    )
+    label_values: list[str] | None = None
+    """With label `normal`, the values that have it; null: all lines have it."""
     runbook: str | None = Field(None, description="The address of instructions, of a label or a suppression.")
-    around: AroundBody | None = Field(
-        None, description="The newest flagged event that an agent sent, among others; null in lists."
-    )
+    around: AroundBody | None = None
+    """The newest flagged event that an agent sent, among others; null in lists."""
 
 
 class AlertPage(Page[AlertBody]):
     """A page of alerts, most recently seen first."""
 
-    evicted: int = Field(
-        description="Alerts of the model that were deleted so far because there were too many: the least"
-        " severe ones, of these the least recently seen."
-    )
+    evicted: int
+    """Alerts of the model that were deleted so far because there were too many: the least severe ones, of
+    these the least recently seen."""
 
 
 class AlertOverview(BaseModel):
@@ -185,7 +178,7 @@ EXAMPLE_VALUE: dict[str, Any] = {
 }
 
 
-class CoverageBody(BaseModel):
+class CoverageBody(Shape):
     """What a label or a suppression of an alert covers, and what it leaves."""
 
     model_config = with_examples(
@@ -195,10 +188,9 @@ class CoverageBody(BaseModel):
     object: Literal["alert.coverage"] = "alert.coverage"
     covered: list[AlertValueBody] = Field(description="The highest scores first.")
     others: list[AlertValueBody] = Field(description="What stays as it is.")
-    other_lines: int = Field(
-        description="Lines with other values, of which an alert keeps the 50 rarest: they stay as they are,"
-        " unless all values are covered."
-    )
+    other_lines: int
+    """Lines with other values, of which an alert keeps the 50 rarest: they stay as they are, unless all
+    values are covered."""
 
 
 Values = Annotated[
@@ -267,16 +259,13 @@ class SuppressionCreate(_Suppress):
 
     model_config = with_examples({"template": "Invalid user *", "span": "*", "until": 1798761600})
 
-    template: str = Field(
-        min_length=1,
-        max_length=1000,
-        description="Suppresses alerts whose template matches. `*` stands for any text, except in `<*>`.",
-    )
+    template: str = Field(min_length=1, max_length=1000)
+    """Suppresses alerts whose template matches. `*` stands for any text, except in `<*>`."""
     span: str = Field("*", min_length=1, max_length=200, description="Likewise for the anomalous word.")
     runbook: Runbook | None = None
 
 
-class SuppressionBody(BaseModel):
+class SuppressionBody(Shape):
     """A suppression: alerts that match it are counted but not reported until it ends."""
 
     model_config = with_examples(EXAMPLE_SUPPRESSION)
@@ -291,9 +280,8 @@ class SuppressionBody(BaseModel):
     created_at: float
     created_by: str | None
     alert_id: str | None = Field(description="The alert that it was made from, if it was made from one.")
-    values: list[str] | None = Field(
-        None, description="The values that it covers; null: all lines that match."
-    )
+    values: list[str] | None = None
+    """The values that it covers; null: all lines that match."""
     runbook: str | None = None
     warning: str | None = Field(description="Set if it suppresses every alert of the model.")
 
@@ -305,10 +293,9 @@ class LabelAlert(Covering):
         {"label": "normal"}, {"label": "normal", "values": ["webmaster"]}, {"label": None}
     )
 
-    label: Label | None = Field(
-        description="`normal` lowers the score of the lines that it covers from now on; `incident` is only"
-        " noted; null withdraws the label."
-    )
+    label: Label | None
+    """`normal` lowers the score of the lines that it covers from now on; `incident` is only noted; null
+    withdraws the label."""
 
 
 class AlertsExport(BaseModel):
@@ -357,19 +344,14 @@ def alert_body(alert: Alert) -> AlertBody:
 
 def coverage_body(alert: Alert, values: Sequence[str] | None) -> CoverageBody:
     """Return what a decision on these values of an alert covers; None: on all."""
-    of_values = alert.figures.values
-    kept = sum(one.count for one in of_values)
-    return CoverageBody(
-        covered=[
-            AlertValueBody.model_validate(one) for one in of_values if values is None or one.value in values
-        ],
-        others=[
-            AlertValueBody.model_validate(one)
-            for one in of_values
-            if values is not None and one.value not in values
-        ],
-        other_lines=0 if values is None else alert.figures.count - kept,
-    )
+    covered: list[AlertValueBody] = []
+    others: list[AlertValueBody] = []
+    for one in alert.figures.values:
+        is_covered = values is None or one.value in values
+        (covered if is_covered else others).append(AlertValueBody.model_validate(one))
+    kept = sum(one.count for one in alert.figures.values)
+    other_lines = 0 if values is None else alert.figures.count - kept
+    return CoverageBody(covered=covered, others=others, other_lines=other_lines)
 
 
 def suppression_body(suppression: Suppression, alerts: Sequence[Alert] = ()) -> SuppressionBody:

@@ -10,15 +10,12 @@ from redis.exceptions import RedisError
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
 from nextchar.app.logs.ingest.records import Accepted, Batch, Request
 from nextchar.app.logs.ingest.schemas import (
-    ConsumerBody,
     IngestBody,
     IngestProblem,
     IngestQuery,
-    IngestRates,
     IngestStatusBody,
 )
 from nextchar.app.logs.ingest.stream import IngestStreams
-from nextchar.app.scoring.schemas import ChangeBody
 from nextchar.models.errors import InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
@@ -77,31 +74,15 @@ class Ingest:
     def status(self, model: str) -> IngestStatusBody:
         """Return the state of a model's lines. Raises NotFound as `drop`."""
         is_missing = self.is_deleted(model)
-        change = None if is_missing else self.streams.rules.change(model)
         status = self.streams.status(model)
-        problem = status.problem if status.waiting else None
-        if is_missing:
-            problem = {
-                "code": "model_not_found",
-                "message": f"model {model!r} does not exist any more; its waiting lines are kept"
-                " until it exists"
-                " again, they expire, or DELETE drops them",
-            }
-        return IngestStatusBody(
-            model=model,
-            waiting=status.waiting,
-            bytes=status.bytes,
-            oldest_age_s=None if status.oldest_age_s is None else round(status.oldest_age_s, 1),
-            per_second=IngestRates(
-                accepted=round(status.per_minute["accepted"] / 60, 2),
-                scored=round(status.per_minute["scored"] / 60, 2),
-                flagged=round(status.per_minute["flagged"] / 60, 2),
-            ),
-            consumers=[ConsumerBody.model_validate(one) for one in status.consumers],
-            problem=IngestProblem(**problem) if problem else None,
-            change=ChangeBody(**change) if change else None,
-            **{str(name): count for name, count in status.counts.items()},
+        if not is_missing:
+            return status
+        problem = IngestProblem(
+            code="model_not_found",
+            message=f"model {model!r} does not exist any more; its waiting lines are kept until it exists"
+            " again, they expire, or DELETE drops them",
         )
+        return status.model_copy(update={"problem": problem, "change": None})
 
     def recent_lines(self, model: str) -> list[bytes]:
         """Return the newest scored lines. Raises InvalidInput: there are none."""

@@ -320,10 +320,10 @@ class FlagRules:
         record = json.dumps(ChangeBody.of(change).model_dump()) if change else "null"
         self._redis.set(key(model, "change"), record, ex=_KEEP_S)
 
-    def change(self, model: str) -> dict[str, Any] | None:
+    def change(self, model: str) -> ChangeBody | None:
         """Return why more of the newest lines are rare than the rate explains; None if they are not."""
         found = cast(bytes | None, self._redis.get(key(model, "change")))
-        return json.loads(found) if found else None
+        return ChangeBody(**change) if found and (change := json.loads(found)) else None
 
     def forget(self, model: str) -> None:
         """Forget what is known of the lines of a model, as after a new calibration."""

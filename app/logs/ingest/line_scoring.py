@@ -145,11 +145,6 @@ class IngestScoring:
     """Scores the lines that wait. `run` is a round of a background loop; it runs in one thread.
 
     Args:
-        streams: the lines.
-        engines: the loaded models.
-        calibrations: theirs.
-        alerts: where flagged lines are recorded.
-        scored_lines: counts the lines.
         stopping: set when the process stops; the batch that is being scored is finished.
         retention_s: lines that wait for longer are deleted; 0: never.
         claim_after_s: a process that has not finished a line for this long is taken for dead.

@@ -1,9 +1,8 @@
-"""Ingested lines as they are accepted and delivered, and the figures of a model."""
+"""Ingested lines as they are accepted and delivered."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Consumer:
-    """A process that scores lines: how many it holds now, and the seconds since it last asked for some."""
-
-    name: str
-    pending: int
-    idle_s: float
-
-
-@dataclass(frozen=True)
 class IngestLimits:
     """Limits on waiting lines per model and on their memory in Redis for all models together."""
 
@@ -110,20 +100,5 @@ class IngestLimits:
     max_bytes: int = 64 << 20
 
 
-Counter = Literal["accepted", "dropped", "expired", "failed", "flagged", "rejected", "scored"]
-
-COUNTERS: tuple[Counter, ...] = ("accepted", "dropped", "expired", "failed", "flagged", "rejected")
+COUNTERS = ("accepted", "dropped", "expired", "failed", "flagged", "rejected")
 """Those that are stored since the first line: `scored` follows from the others."""
-
-
-@dataclass(frozen=True)
-class IngestStatus:
-    """The figures of the lines that were sent to one model."""
-
-    counts: Mapping[Counter, int]  # since the first line
-    per_minute: Mapping[Counter, float]  # over the last minute
-    waiting: int
-    bytes: int
-    oldest_age_s: float | None
-    consumers: Sequence[Consumer]
-    problem: Mapping[str, str] | None

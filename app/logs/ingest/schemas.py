@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nextchar.app.http.schemas import with_examples
+from nextchar.app.http.schemas import Shape, with_examples
+from nextchar.app.logs.ingest.records import COUNTERS
 from nextchar.app.scoring.calibration_schemas import CalibrationName
 from nextchar.app.scoring.schemas import ChangeBody
 from nextchar.models.anomaly.line_scores import FalseAlarms, Span
@@ -31,7 +32,7 @@ EXAMPLE_FLAGGED: dict[str, Any] = {
 FieldName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class IngestQuery(BaseModel):
+class IngestQuery(Shape):
     """How the lines of a request are found in its body, and how they are scored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,9 +52,8 @@ class IngestQuery(BaseModel):
         description="The field that says where the line comes from. Default: the first of `host.name`,"
         " `host`, `hostname`, `HOST`, `service.name`, `source`.",
     )
-    default_source: FieldName | None = Field(
-        None, description="Where the lines come from that have no such field, as those of `text/plain`."
-    )
+    default_source: FieldName | None = None
+    """Where the lines come from that have no such field, as those of `text/plain`."""
     calibration: CalibrationName | None = None
     calibration_by: FieldName | None = Field(
         None,
@@ -136,7 +136,7 @@ class IngestRates(BaseModel):
     flagged: float
 
 
-class IngestStatusBody(BaseModel):
+class IngestStatusBody(Shape):
     """The lines that were sent to one model."""
 
     model_config = with_examples(
@@ -165,9 +165,8 @@ class IngestStatusBody(BaseModel):
     waiting: int = Field(description="Accepted and not yet scored.")
     bytes: int = Field(description="Their memory in Redis.")
     oldest_age_s: float | None = Field(description="For how long the oldest of them has waited.")
-    accepted: int = Field(
-        description="Lines accepted since the first one; the counters below count from then, too."
-    )
+    accepted: int
+    """Lines accepted since the first one; the counters below count from then, too."""
     scored: int
     flagged: int
     rejected: int = Field(description="Refused because they could not be read.")
@@ -177,11 +176,14 @@ class IngestStatusBody(BaseModel):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
-    change: ChangeBody | None = Field(
-        None,
-        description="Why more of the newest lines are rare than the false-alarm rate explains, for the source"
-        " that was scored last; null: they are not.",
-    )
+    change: ChangeBody | None = None
+    """Why more of the newest lines are rare than the false-alarm rate explains, for the source that was
+    scored last; null: they are not."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The counters since the first line, by name."""
+        return {name: getattr(self, name) for name in (*COUNTERS, "scored")}
 
 
 class IngestDropped(BaseModel):

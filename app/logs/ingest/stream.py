@@ -29,14 +29,12 @@ from nextchar.app.logs.ingest.records import (
     COUNTERS,
     Accepted,
     Batch,
-    Consumer,
-    Counter,
     Entry,
     IngestLimits,
-    IngestStatus,
     LineMeta,
     Request,
 )
+from nextchar.app.logs.ingest.schemas import ConsumerBody, IngestProblem, IngestRates, IngestStatusBody
 from nextchar.models.errors import Conflict, TooLarge, Unavailable
 
 GROUP = "scoring"
@@ -387,7 +385,7 @@ class IngestStreams:
         else:
             self._redis.set(key(model, "problem"), json.dumps(problem), ex=_PROBLEM_TTL_S)
 
-    def status(self, model: str) -> IngestStatus:
+    def status(self, model: str) -> IngestStatusBody:
         """Return the state of a model's lines."""
         stream, now = lines_key(model), time.time()
         minute = int(now // 60)
@@ -401,7 +399,7 @@ class IngestStreams:
             pipe.get(key(model, "problem"))
             waiting, size, oldest, counts, previous, current, problem = pipe.execute()
         fraction = 1 - (now / 60 - minute)  # of the minute before that is in the last 60 seconds
-        counted: dict[Counter, int] = {name: int(counts.get(name.encode(), 0)) for name in COUNTERS}
+        counted: dict[str, int] = {name: int(counts.get(name.encode(), 0)) for name in COUNTERS}
         gone = sum(counted[name] for name in ("dropped", "expired", "failed"))
         counted["scored"] = max(0, counted["accepted"] - waiting - gone)
         rates = {
@@ -409,22 +407,28 @@ class IngestStreams:
             for name in (*COUNTERS, "scored")
         }
         rates["scored"] += rates["flagged"]  # which are acknowledged elsewhere
-        return IngestStatus(
-            counts=counted,
-            per_minute=cast(Mapping[Counter, float], rates),
+        received_at = int(oldest[0][0].partition(b"-")[0]) / 1000 if oldest else None
+        return IngestStatusBody(
+            model=model,
             waiting=waiting,
             bytes=size if waiting else 0,
-            oldest_age_s=max(0.0, now - int(oldest[0][0].partition(b"-")[0]) / 1000) if oldest else None,
+            oldest_age_s=None if received_at is None else round(max(0.0, now - received_at), 3),
+            per_second=IngestRates(**{n: round(rates[n] / 60, 2) for n in IngestRates.model_fields}),
             consumers=self._consumers(stream),
-            problem=json.loads(problem) if problem else None,
+            problem=IngestProblem(**json.loads(problem)) if problem and waiting else None,
+            change=self.rules.change(model),
+            **counted,
         )
 
-    def _consumers(self, stream: str) -> list[Consumer]:
+    def _consumers(self, stream: str) -> list[ConsumerBody]:
         try:
             found = self._redis.xinfo_consumers(stream, GROUP)
         except ResponseError:  # there is no such stream
             return []
-        return [Consumer(one["name"].decode(), one["pending"], one["idle"] / 1000) for one in found]
+        return [
+            ConsumerBody(name=one["name"].decode(), pending=one["pending"], idle_s=one["idle"] / 1000)
+            for one in found
+        ]
 
 
 def _flat(entries: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from nextchar.app.http.schemas import RequestBody, with_examples
+from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, TargetFormat
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
@@ -150,34 +150,21 @@ class TargetCreate(RequestBody):
         {"kind": "webhook", "url": "https://example.org/jobs", "events": ["job.succeeded", "job.failed"]},
     )
 
-    kind: TargetKind = Field(
-        description="`webhook` gets a message per alert that fires, becomes more severe or is resolved;"
-        " `alertmanager` gets all firing alerts every minute, at `/api/v2/alerts` below the URL."
-    )
+    kind: TargetKind
+    """`webhook` gets a message per alert that fires, becomes more severe or is resolved; `alertmanager` gets
+    all firing alerts every minute, at `/api/v2/alerts` below the URL."""
     url: str = Field("", max_length=2000, description="Required, except with the format `pagerduty`.")
-    models: list[ModelPattern] = Field(
-        default_factory=list,
-        max_length=100,
-        description="Patterns of names of models whose events are sent, such as `web-*`; empty: all.",
-    )
+    models: list[ModelPattern] = Field(default_factory=list, max_length=100)
+    """Patterns of names of models whose events are sent, such as `web-*`; empty: all."""
     min_severity: Severity = Field("info", description="Less severe alerts are not sent.")
-    events: list[EventType] = Field(
-        list(ALERT_EVENTS),
-        min_length=1,
-        max_length=len(EVENT_TYPES),
-        description="The types of events that are sent to a webhook.",
-    )
+    events: list[EventType] = Field(list(ALERT_EVENTS), min_length=1, max_length=len(EVENT_TYPES))
+    """The types of events that are sent to a webhook."""
 
-    format: TargetFormat = Field(
-        "standard",
-        description="The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an"
-        " incoming webhook; `pagerduty`, of the Events API v2.",
-    )
-    routing_key: str | None = Field(
-        None,
-        max_length=200,
-        description="The integration key, for the format `pagerduty`; never shown again.",
-    )
+    format: TargetFormat = "standard"
+    """The bodies of a webhook: `standard`, with headers of Standard Webhooks; `slack`, of an incoming
+    webhook; `pagerduty`, of the Events API v2."""
+    routing_key: str | None = Field(None, max_length=200)
+    """The integration key, for the format `pagerduty`; never shown again."""
 
     @model_validator(mode="before")
     @classmethod
@@ -204,7 +191,7 @@ class TargetCreate(RequestBody):
         return self
 
 
-class TargetBody(BaseModel):
+class TargetBody(Shape):
     """A notification target, and how it works."""
 
     model_config = with_examples({
@@ -225,11 +212,9 @@ class TargetBody(BaseModel):
     format: TargetFormat = "standard"
     created_at: float
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
-    secret: str | None = Field(
-        None,
-        description="Signs the messages of a webhook, as in Standard Webhooks; only in the response that"
-        " makes the target.",
-    )
+    secret: str | None = None
+    """Signs the messages of a webhook, as in Standard Webhooks; only in the response that makes the
+    target."""
     waiting: int = Field(description="Messages that wait for their next attempt.")
     dead: int = Field(description="Messages that were given up.")
     last_success_at: float | None

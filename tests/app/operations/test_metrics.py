@@ -2,22 +2,23 @@
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from nextchar.app.acceptance.figures import AcceptanceCollector
+from nextchar.app.acceptance.figures import acceptance_metrics
 from nextchar.app.http.limits import KeyLimits
 from nextchar.app.jobs.room import TrainingCollector
 from nextchar.app.logs.notifications.outbox import Health
-from nextchar.app.logs.room import AlertCollector, IngestCollector
+from nextchar.app.logs.room import alert_metrics, ingest_metrics
 from nextchar.app.models.engines import Engines
-from nextchar.app.models.room import EngineCollector, damaged_records
-from nextchar.app.openai.batch_control import BatchCollector
+from nextchar.app.models.room import damaged_records, engine_metrics
+from nextchar.app.openai.batch_control import batch_metrics
 from nextchar.app.openai.batches import Batch, BatchStatus
-from nextchar.app.operations.metrics import Gauges, Metrics, ServiceCollector
+from nextchar.app.operations.metrics import Collected, Metrics, gauge, service_metrics
 from nextchar.models.errors import Unavailable
 from nextchar.store.background import LoopStatus
 from nextchar.store.jobs import JobStatus
@@ -93,19 +94,20 @@ def made(**parts: Any) -> Metrics:
     }
     given = SimpleNamespace(**(defaults | parts))
     made = Metrics()
+    blobs: Any = SimpleNamespace(free_bytes=given.free_bytes)
     loops: Any = [SimpleNamespace(status=lambda: loop)]
     for collector in (
-        ServiceCollector(loops, SimpleNamespace(free_bytes=given.free_bytes), given.data_dir),  # type: ignore[arg-type]
+        Collected(partial(service_metrics, loops, blobs, given.data_dir)),
         KeyLimits("redis://127.0.0.1:1/0").limited,
-        Gauges("nextchar_api_keys_file_errors", "Problems.", lambda: {(): 1}),
+        Collected(lambda: [gauge("nextchar_api_keys_file_errors", "Problems.", 1)]),
         given.engines.first_character_s,
-        EngineCollector(given.engines),
-        damaged_records(given.models),
+        Collected(partial(engine_metrics, given.engines)),
+        Collected(damaged_records(given.models)),
         TrainingCollector(given.jobs, given.live, given.queue, lambda: 1000.0),
-        IngestCollector(given.ingest),
-        AlertCollector(given.alerts, given.outbox),
-        AcceptanceCollector(given.acceptance),
-        BatchCollector(given.batches, lambda: 1000.0),
+        Collected(partial(ingest_metrics, given.ingest)),
+        Collected(partial(alert_metrics, given.alerts, given.outbox)),
+        Collected(partial(acceptance_metrics, given.acceptance)),
+        Collected(partial(batch_metrics, given.batches, lambda: 1000.0)),
     ):
         made.register(collector)
     return made

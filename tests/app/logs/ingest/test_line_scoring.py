@@ -183,7 +183,7 @@ def test_lines_of_a_model_that_is_deleted_wait_for_the_next(service: Service, se
     answer = service.http.get("/v1/models/gone/ingest").json()
     assert (answer["waiting"], answer["problem"]["code"]) == (1, "model_not_found")
     publish(service.models, name="gone")
-    until(lambda: (streams.status("gone").problem or {}).get("code") == "no_calibration")
+    until(lambda: (problem := streams.status("gone").problem) and problem.code == "no_calibration")
     assert service.http.get("/v1/models/gone/ingest").json()["problem"]["code"] == "no_calibration"
     lines = ["ab"] * 120
     assert service.http.post("/v1/models/gone/calibrate", json={"lines": lines}).status_code == 201

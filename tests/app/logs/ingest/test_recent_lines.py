@@ -34,7 +34,7 @@ def test_rules_of_too_many_sources_are_forgotten(
     rule = FlagRule(0.01, None, lines=200, unusual=190)
     streams.rules.write("m", {str(i): rule for i in range(3)}, {}, "m")
     change = streams.rules.change("m")
-    assert change is not None and change["kind"] == "values"
+    assert change is not None and change.kind == "values"
     assert streams.rules.read("m", "1") == rule.dump()
     streams.rules.write("m", {"new": rule}, {}, "m")
     assert streams.rules.read("m", "1") is None and streams.rules.read("m", "new") is not None
