@@ -20,7 +20,7 @@ from numba import types
 from numba.core.cgutils import alloca_once
 from numba.extending import intrinsic
 
-from nextchar.models.kernels.jit import declare_function, inline_jit
+from nextchar.models.kernels.jit import declare_function, inline_variant
 from nextchar.models.kernels.tile import Arithmetic, element_address
 
 PREFIX = "llvm.x86."
@@ -50,7 +50,7 @@ def add_product_of(arithmetic: Arithmetic, panel: int, instruction: str, min_row
     add_tile, add_two_tiles = (_add_rows_of(n, arithmetic, panel, instruction) for n in (1, 2))
     per_word = arithmetic.activations_per_word
 
-    @inline_jit
+    @inline_variant(instruction)
     def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
         words = x.shape[1] // per_word
         row, end = start, start + rows
@@ -80,7 +80,7 @@ def _add_rows_of(row_tiles: int, arithmetic: Arithmetic, panel: int, instruction
     per_word, word_size = arithmetic.activations_per_word, arithmetic.weights_per_word
     block_columns = _SUMS // row_tiles * TILE
 
-    @inline_jit
+    @inline_variant(f"{instruction}_{row_tiles}")
     def add_rows(weights, first, x, sums, row, rows, word, step_words, steps):  # type: ignore[no-untyped-def]
         panel_size = x.shape[1] // per_word * panel * word_size
         configure(rows, step_words)

@@ -50,6 +50,20 @@ inline_jit = njit(**_INTERNAL)
 """Inline a function into compiled ones. A call from Python would crash the process."""
 
 
+def inline_variant(variant: str) -> Callable[[Any], Any]:
+    """Return `inline_jit` for a function that differs from variant to variant.
+
+    Numba names machine code by its function and how many functions the process had before. So two variants
+    that two processes cached would have one name, and a process that loads both would run the first as both.
+    """
+
+    def decorate(function: Any) -> Any:
+        function.__qualname__ += f"_{variant}"
+        return inline_jit(function)
+
+    return decorate
+
+
 class _BorrowingOptions(CPUTargetOptions):
     """Numba's options for its CPU target, without its runtime, which counts references."""
 

@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from nextchar.models.kernels import amx
 from nextchar.models.kernels.instruction_sets import target_features
-from nextchar.models.kernels.jit import compiled, declare_function, inline_jit
+from nextchar.models.kernels.jit import compiled, declare_function, inline_variant
 from nextchar.models.kernels.lstm_arguments import GROUP
 from nextchar.models.kernels.tile import Arithmetic, MultiplyAdd, tile, words_of
 
@@ -240,7 +240,7 @@ def add_transposed_product_of(kernel: ProductKernel) -> Any:
         return _add_transposed_product_of_amx(kernel)
     panel, add_block = kernel.panel, _add_block_of(kernel, is_x_packed=True)
 
-    @inline_jit
+    @inline_variant(kernel.name)
     def add_transposed_product(x, weights, sums):  # type: ignore[no-untyped-def]
         words = weights.shape[1]
         flat_x, flat_weights = x.reshape(x.size), weights.reshape(weights.size)
@@ -260,7 +260,7 @@ def _add_transposed_product_of_amx(kernel: ProductKernel) -> Any:
     """As above, but rows of activations are made contiguous first, as tile registers need them."""
     panel, add_product = kernel.panel, add_product_of(kernel)
 
-    @inline_jit
+    @inline_variant(kernel.name)
     def add_transposed_product(x, weights, sums):  # type: ignore[no-untyped-def]
         words = weights.shape[1]
         rows = np.empty((len(sums), words), x.dtype)
@@ -276,7 +276,7 @@ def _add_product_of_vectors(kernel: ProductKernel) -> Any:
     per_word, word = kernel.arithmetic.activations_per_word, kernel.arithmetic.weights_per_word
     panel, add_block = kernel.panel, _add_block_of(kernel)
 
-    @inline_jit
+    @inline_variant(kernel.name)
     def add_product(weights, first, x, sums, start, rows):  # type: ignore[no-untyped-def]
         width = x.shape[1]
         words = width // per_word
@@ -307,7 +307,7 @@ def _add_block_of(kernel: ProductKernel, *, is_x_packed: bool = False) -> Any:
         for rows, vectors in kernel.tiles
     )
 
-    @inline_jit
+    @inline_variant(f"{kernel.name}_{is_x_packed}")
     def add_block(weights, at, x, x_at, width, words, sums, row, end, column):  # type: ignore[no-untyped-def]
         while end - row >= many + some or end - row == many:
             for c in range(0, panel, columns_of_many):

@@ -3,8 +3,11 @@
 Those for ARM64 are compiled on every processor.
 """
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,27 @@ from nextchar.models.kernels.product_kernels import (
     available,
 )
 from nextchar.models.kernels.tile import tile
+
+_PROGRAM = """
+import pathlib, sys
+import numpy as np
+from nextchar.models.kernels.compile_cache import use_cache_folder
+from nextchar.models.kernels.product_kernels import FLOAT32, available, compiled_product
+use_cache_folder(pathlib.Path(sys.argv[1]))
+for kernel in available(FLOAT32):
+    if kernel.name in sys.argv[2:]:
+        add_product = compiled_product("float32", kernel)
+        weights, x = np.ones(8 * kernel.panel, np.float32), np.ones((11, 8), np.float32)
+        sums = np.zeros((11, kernel.panel), np.float32)
+        add_product(weights, 0, x, sums, 0, len(x))
+        assert (sums == 8).all(), (kernel.name, sums)
+"""
+
+
+def test_a_process_can_load_variants_that_others_compiled(tmp_path: Path) -> None:
+    names = [kernel.name for kernel in available(FLOAT32)]
+    for compiled in (*([name] for name in names), names):
+        subprocess.run([sys.executable, "-c", _PROGRAM, str(tmp_path), *compiled], check=True)
 
 
 @pytest.mark.parametrize("kernel", available(INT8), ids=lambda kernel: kernel.name)
