@@ -50,6 +50,7 @@ _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are
 _KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
+_RESPELLED = 4  # prefixes with an unknown word that lines spell otherwise
 _MAX_GENERATED = 64  # characters
 _TAB = "\t"
 _LINE_ENDS = ("\n", "\r")  # which no suggestion crosses
@@ -194,6 +195,7 @@ class Suggester:
             n=n,
             beam=n,
             typed=len(typed),
+            respelled=tuple(self.lines.respelled(typed, _RESPELLED)) if self.lines else (),
             length_penalty=0.0,
             until="line" if self.is_records else "word",
             stop=() if self.is_records else tuple(map(self.vocabulary.to_characters, _LINE_ENDS)),

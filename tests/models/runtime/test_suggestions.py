@@ -148,3 +148,12 @@ def test_correction_comes_after_lines_that_begin_with_the_prefix() -> None:
         ("hotles", True),
         ("hotel", True),
     ]
+
+
+def test_words_of_lines_are_what_a_mistyped_one_may_stand_for() -> None:
+    lines = Lines.make({"hotels in rome": 2, "hostels": 1})
+    assert lines
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), LineIndex(lines), True, "queries@1")
+    for typos, expected in ((None, ("hotels i",)), (0, ())):
+        request = SuggestionRequest(prefix="hotles i", constrain="none", typos=typos)
+        assert next(suggester.suggest(request, NO_ENGINE)).respelled == expected
