@@ -30,7 +30,7 @@ _FEW_WAYS = (ERROR_BITS + _NEW_BITS - KIND_BITS) / BITS  # one that is left out,
 _AFTER_ERROR = 3  # characters from an error on, which have more bits than the network expects
 _REPLACEMENTS = 8  # likely characters in place of a wrong one, or of one that is left out
 _WIDTH = 16  # hypotheses of the first pass
-_READ = 6  # of them, those of the second
+_READ = 12  # of them, those of the second
 _MAX_DIFFERENCE = 6 / BITS  # nats, about, by which the mixture finds another prefix likelier than the network
 _MAX_BEHIND = 6 / BITS  # nats: prefixes that are less likely than the typed one by more are not followed
 

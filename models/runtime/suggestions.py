@@ -48,6 +48,7 @@ MAX_CONTINUATION = 16
 _BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
 _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
 _KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
+_KNOWN_LINE = 3.0  # times likelier than the model finds it is a text that is a line of the corpus
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
 _RESPELLED = 4  # prefixes with an unknown word that lines spell otherwise
@@ -209,7 +210,7 @@ class Suggester:
             for one in merged
         ]
         is_new = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
-        return list(_checked(is_new, self.lines, excluded))
+        return _reweighted(list(_checked(is_new, self.lines, excluded)))
 
     def _suggestion(self, prefix: str, typed: str, text: str, probability: float) -> Suggestion:
         """Return a generated text, which begins with the typed end of the prefix, or what is meant by it."""
@@ -401,3 +402,12 @@ def _checked(
         seen.add(key)
         count = lines.count_of(one.text) if lines else None
         yield one if count is None else replace(one, count=count, exists=True)
+
+
+def _reweighted(suggestions: Sequence[Suggestion]) -> list[Suggestion]:
+    """Return generated texts, of which those that are lines have _KNOWN_LINE times as large a part of all."""
+    total = 1 + (_KNOWN_LINE - 1) * sum(one.probability for one in suggestions if one.exists)
+    return [
+        replace(one, probability=one.probability * (_KNOWN_LINE if one.exists else 1) / total)
+        for one in suggestions
+    ]

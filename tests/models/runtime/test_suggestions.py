@@ -143,6 +143,26 @@ def test_probability_decides_between_lines_and_generated_texts() -> None:
     assert ranked("hot", {"air": 1}, {"el": 1}) == [("hotel", False)]
 
 
+def test_generated_text_that_exists_is_three_times_as_likely() -> None:
+    index = Lines.make({"hotel": 3})
+    assert index
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), LineIndex(index), True, "queries@1")
+    steps = suggester.suggest(SuggestionRequest(prefix="hot", constrain="none"), NO_ENGINE)
+    next(steps)
+    with pytest.raises(StopIteration) as stopped:
+        bits_of = {"s": 4, "el": 5, "air": 2}
+        steps.send([Completion(text, "line", bits, len(text), ()) for text, bits in bits_of.items()])
+    found = stopped.value.value
+    assert [(one.text, one.count, one.exists) for one in found] == [
+        ("hotair", 0, False),
+        ("hotel", 3, True),
+        ("hots", 0, False),
+    ]
+    air, hotel, hots = (one.probability for one in found)
+    assert (air / hots, hotel / hots) == pytest.approx((4, 3 / 2))
+    assert air + hotel + hots == pytest.approx((1 / 4 + 3 / 32 + 1 / 16) / (1 + 2 / 32))
+
+
 def test_correction_comes_after_lines_that_begin_with_the_prefix() -> None:
     assert ranked("hotle", {"hotles": 1, "hotel": 10**6}, {"hotel": 0.1}) == [
         ("hotles", True),
