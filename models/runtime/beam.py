@@ -88,7 +88,11 @@ class BeamSearch(GenerationRequest):
             never = frozenset(
                 self._id_of[character] for character in _NEVER_MEANT if character in self._id_of
             )
-            self._starting = likely_starts(self._network, logits, state, typed, never=never)
+            respelled = [
+                tuple(self._id_of.get(character, 0) for character in text) for text in self.options.respelled
+            ]
+            known = [ids for ids in respelled if not never.intersection(ids) and 0 not in ids]
+            self._starting = likely_starts(self._network, logits, state, typed, never=never, respelled=known)
         return []
 
     def advance(self) -> bool:

@@ -4,17 +4,17 @@ A prefix that is meant costs the bits of the error by which another one was type
 likeliest are found in two passes over the typed characters. The first is a beam search by the network alone,
 which is several times faster than its mixture: its hypotheses all stand for the same number of typed
 characters, and differ in the one error, which is looked for where the network is surprised. In the second
-the mixture reads the best of them side by side.
+the mixture reads the best of them side by side, and those in which an unknown word is one that lines have.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nextchar.models.runtime.decoding import BITS, Floats, log_softmax
-from nextchar.models.runtime.line_index import ERROR_BITS, KIND_BITS
+from nextchar.models.runtime.line_index import ERROR_BITS, KIND_BITS, single_error_bits
 from nextchar.models.runtime.mixture import MixtureNetwork
 from nextchar.models.runtime.session import State, StepNetwork
 from nextchar.models.text.vocabulary import unknown_bits
@@ -30,7 +30,7 @@ _FEW_WAYS = (ERROR_BITS + _NEW_BITS - KIND_BITS) / BITS  # one that is left out,
 _AFTER_ERROR = 3  # characters from an error on, which have more bits than the network expects
 _REPLACEMENTS = 8  # likely characters in place of a wrong one, or of one that is left out
 _WIDTH = 16  # hypotheses of the first pass
-_READ = 6  # of them, those of the second
+_READ = 12  # of them, those of the second
 _MAX_DIFFERENCE = 6 / BITS  # nats, about, by which the mixture finds another prefix likelier than the network
 _MAX_BEHIND = 6 / BITS  # nats: prefixes that are less likely than the typed one by more are not followed
 
@@ -53,18 +53,27 @@ class Start:
 
 
 def likely_starts(
-    network: StepNetwork, logits: Floats, state: State, typed: Ids, *, never: frozenset[int]
+    network: StepNetwork,
+    logits: Floats,
+    state: State,
+    typed: Ids,
+    *,
+    never: frozenset[int],
+    respelled: Iterable[tuple[int, ...]] = (),
 ) -> Generator[None, None, list[Start]]:
     """Find the prefixes that `typed` (N,) may stand for, itself first, after logits (V,) and state (1, S).
 
-    Yields after each step of the network. Characters in `never` are not put in.
+    Yields after each step of the network. Characters in `never` are not put in. `respelled` are prefixes one
+    typing error away, which are read as well.
     """
     logprobs = log_softmax(logits[None])[0]
     draft, draft_state = network, state
     if isinstance(network, MixtureNetwork):
         draft, draft_state = network.without_experts(state)
     found = yield from _first_pass(draft, logprobs, draft_state, typed, never)
-    costs = {tuple(typed.tolist()): 0.0} | found
+    exact = tuple(typed.tolist())
+    costs = {ids: (single_error_bits(exact, ids) + _NEW_BITS) / BITS for ids in respelled}
+    costs |= {exact: 0.0} | found
     common = _common_length(list(costs))
     if common:
         read, state = network.step(typed[:common, None], state, common - 1)
@@ -81,7 +90,7 @@ def likely_starts(
             total = float(_picked(before, rest[:, b]).sum()) - costs[ids]
             starts.append(Start(ids, total, predicted[-1, b], after[b : b + 1]))
         yield
-    return _likely(starts, tuple(typed.tolist()))
+    return _likely(starts, exact)
 
 
 def _first_pass(

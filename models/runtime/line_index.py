@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -31,6 +32,7 @@ INSIDE_BITS = 4.0
 
 MAX_TYPOS = 2
 _MORE_WITH_ACCENTS = 16  # times as many candidates
+_MIN_RESPELLED = 3  # characters of a word, with the space after it
 _MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
 
 
@@ -165,6 +167,29 @@ class LineIndex:
                 candidates.append(candidate)
         return Found(candidates[:most], coverage)
 
+    def respelled(self, typed: str, most: int) -> list[str]:
+        """Return a text with one word as lines spell it, which is one typing error away, the likeliest first.
+
+        Looked for are words that no line has, in lower case and without accents; the last may be unfinished.
+        """
+        *whole, last = typed.split(" ")
+        words = [*(word + " " for word in whole), last]
+        found: defaultdict[str, float] = defaultdict(float)
+        for i, word in enumerate(words):
+            query = self.lines.encode(word)
+            places = (self.lines.starts, self.lines.words)
+            if len(word) < _MIN_RESPELLED or word != fold(word):
+                continue
+            if any(len(self._ranges(all_of, query, len(query), 0)) for all_of in places):
+                continue
+            for all_of in places:
+                for lo, hi, _, matched in self._ranges(all_of, query, 0, 1).tolist():
+                    meant = self.lines.decode(int(all_of[lo]), matched)
+                    if meant.endswith(" ") or i == len(whole):
+                        text = "".join([*words[:i], meant, *words[i + 1 :]])
+                        found[text] += (hi - lo) * 2.0 ** -single_error_bits(word, meant)
+        return sorted(found, key=found.__getitem__, reverse=True)[:most]
+
     def range_of(self, folded: str) -> tuple[int, int]:
         """Return the range of lines that begin with folded characters; (0, 0) if there are none."""
         query = self.lines.encode(folded)
@@ -247,11 +272,16 @@ def _score(candidate: Candidate) -> float:
 
 def _error_bits(typed: str, candidate: Candidate) -> float:
     """Return how much less likely a line is because of the errors in folded characters typed for it."""
-    meant, bits = candidate.meant, ERROR_BITS * candidate.errors + INSIDE_BITS * candidate.is_inside
+    inside_bits = INSIDE_BITS * candidate.is_inside
     if candidate.errors != 1:
-        return bits
-    is_exchanged = len(meant) == len(typed) and sorted(meant) == sorted(typed)
-    return bits + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
+        return ERROR_BITS * candidate.errors + inside_bits
+    return single_error_bits(typed, candidate.meant) + inside_bits
+
+
+def single_error_bits(typed: Sequence[str | int], meant: Sequence[str | int]) -> float:
+    """Return how much less likely is that characters are meant by others, which differ by a typing error."""
+    is_exchanged = len(meant) == len(typed) and Counter(meant) == Counter(typed)
+    return ERROR_BITS + (-KIND_BITS if is_exchanged or len(meant) > len(typed) else KIND_BITS)
 
 
 @cache

@@ -53,6 +53,7 @@ class CompletionRequest:
     # Characters at the end of the prompt, of which one may be a typing error. Completions begin with what is
     # meant; `nextchar.models.runtime.corrections`.
     typed: int = 0
+    respelled: tuple[str, ...] = ()  # what may be meant by them, besides what is found
     length_penalty: float = 1.0  # hypotheses are ranked by log-probability / characters ** length_penalty
     # Never repeat a run of this many characters of the completion or the end of the prompt.
     no_repeat: int | None = None

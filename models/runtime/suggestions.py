@@ -48,8 +48,10 @@ MAX_CONTINUATION = 16
 _BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
 _MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
 _KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
+_KNOWN_LINE = 3.0  # times likelier than the model finds it is a text that is a line of the corpus
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
 _MAX_BEAM = 64
+_RESPELLED = 4  # prefixes with an unknown word that lines spell otherwise
 _MAX_GENERATED = 64  # characters
 _TAB = "\t"
 _LINE_ENDS = ("\n", "\r")  # which no suggestion crosses
@@ -194,6 +196,7 @@ class Suggester:
             n=n,
             beam=n,
             typed=len(typed),
+            respelled=tuple(self.lines.respelled(typed, _RESPELLED)) if self.lines else (),
             length_penalty=0.0,
             until="line" if self.is_records else "word",
             stop=() if self.is_records else tuple(map(self.vocabulary.to_characters, _LINE_ENDS)),
@@ -207,7 +210,7 @@ class Suggester:
             for one in merged
         ]
         is_new = [one for one in suggestions if one.text.strip() != request.prefix.strip()]
-        return list(_checked(is_new, self.lines, excluded))
+        return _reweighted(list(_checked(is_new, self.lines, excluded)))
 
     def _suggestion(self, prefix: str, typed: str, text: str, probability: float) -> Suggestion:
         """Return a generated text, which begins with the typed end of the prefix, or what is meant by it."""
@@ -399,3 +402,12 @@ def _checked(
         seen.add(key)
         count = lines.count_of(one.text) if lines else None
         yield one if count is None else replace(one, count=count, exists=True)
+
+
+def _reweighted(suggestions: Sequence[Suggestion]) -> list[Suggestion]:
+    """Return generated texts, of which those that are lines have _KNOWN_LINE times as large a part of all."""
+    total = 1 + (_KNOWN_LINE - 1) * sum(one.probability for one in suggestions if one.exists)
+    return [
+        replace(one, probability=one.probability * (_KNOWN_LINE if one.exists else 1) / total)
+        for one in suggestions
+    ]

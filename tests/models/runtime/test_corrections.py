@@ -53,10 +53,20 @@ class Dictionary:
         return -float(sum(rows)) / float(np.log(2))
 
 
-def starts(network: Dictionary, typed: str) -> list[Start]:
-    ids = np.array([1 + LETTERS.index(c) for c in typed], np.int32)
+def ids_of(text: str) -> tuple[int, ...]:
+    return tuple(1 + LETTERS.index(c) for c in text)
+
+
+def starts(network: Dictionary, typed: str, *respelled: str) -> list[Start]:
     logits, state = network.step(np.array([[1]], np.int32), network.initial_state())
-    search = likely_starts(network, logits[0, 0], state, ids, never=frozenset([1]))
+    search = likely_starts(
+        network,
+        logits[0, 0],
+        state,
+        np.array(ids_of(typed), np.int32),
+        never=frozenset([1]),
+        respelled=map(ids_of, respelled),
+    )
     while True:
         try:
             next(search)
@@ -124,3 +134,13 @@ def test_typed_text_that_nothing_resembles_is_kept(typed: str) -> None:
     exact, *others = starts(Dictionary(), typed)
     assert text_of(exact) == typed
     assert "\n" not in "".join(map(text_of, others))
+
+
+def test_respelled_prefix_is_compared_with_those_that_are_found() -> None:
+    typed, meant = "htoels ni l", "hotels in l"  # two errors, of which none is looked for
+    assert meant not in map(text_of, starts(Dictionary(), typed))
+    _, best, *_ = starts(Dictionary(), typed, meant, "htoels in l")
+    assert text_of(best) == meant
+    once = {text_of(start): start.total for start in starts(Dictionary(), "hotles in l")}
+    again = {text_of(start): start.total for start in starts(Dictionary(), "hotles in l", meant)}
+    assert again == once

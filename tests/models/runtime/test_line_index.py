@@ -235,3 +235,25 @@ def test_network_has_less_weight_the_more_of_the_counts_was_added() -> None:
     found = {c.text: c for c in index.search("", typos=0, wanted=3, most=3).candidates}
     assert index.weight_among([found["b"], found["c"]]) == 0.8
     assert index.weight_among([*found.values()]) == pytest.approx(0.8 * 3 / 8)
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("nyc finanial dis", ["nyc financial dis"]),  # left out
+        ("nyc fniancial d", ["nyc financial d"]),  # exchanged
+        ("nyc financial ditsr", ["nyc financial distr"]),  # in a word that is not finished
+        ("finanxial aid", ["financial aid"]),  # at the beginning of a line, too
+        ("cubd ", ["cub ", "cube "]),  # one too many, or a wrong one: the more frequent first
+        ("nyc financial", []),  # all are known
+        ("nyc zzzzzz", []),
+        ("Finanial aid", []),  # no answer for other letters than those of the index
+        ("", []),
+        ("u b", []),
+    ],
+)
+def test_unknown_word_is_respelled_as_lines_have_it(typed: str, expected: list[str]) -> None:
+    queries = ["nyc financial district", "financial aid", "ice cub cake", "cub scouts", "cube root"]
+    index = index_of(dict.fromkeys(queries, 1))
+    assert index.respelled(typed, 9) == expected
+    assert index.respelled(typed, 1) == expected[:1]

@@ -143,8 +143,37 @@ def test_probability_decides_between_lines_and_generated_texts() -> None:
     assert ranked("hot", {"air": 1}, {"el": 1}) == [("hotel", False)]
 
 
+def test_generated_text_that_exists_is_three_times_as_likely() -> None:
+    index = Lines.make({"hotel": 3})
+    assert index
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), LineIndex(index), True, "queries@1")
+    steps = suggester.suggest(SuggestionRequest(prefix="hot", constrain="none"), NO_ENGINE)
+    next(steps)
+    with pytest.raises(StopIteration) as stopped:
+        bits_of = {"s": 4, "el": 5, "air": 2}
+        steps.send([Completion(text, "line", bits, len(text), ()) for text, bits in bits_of.items()])
+    found = stopped.value.value
+    assert [(one.text, one.count, one.exists) for one in found] == [
+        ("hotair", 0, False),
+        ("hotel", 3, True),
+        ("hots", 0, False),
+    ]
+    air, hotel, hots = (one.probability for one in found)
+    assert (air / hots, hotel / hots) == pytest.approx((4, 3 / 2))
+    assert air + hotel + hots == pytest.approx((1 / 4 + 3 / 32 + 1 / 16) / (1 + 2 / 32))
+
+
 def test_correction_comes_after_lines_that_begin_with_the_prefix() -> None:
     assert ranked("hotle", {"hotles": 1, "hotel": 10**6}, {"hotel": 0.1}) == [
         ("hotles", True),
         ("hotel", True),
     ]
+
+
+def test_words_of_lines_are_what_a_mistyped_one_may_stand_for() -> None:
+    lines = Lines.make({"hotels in rome": 2, "hostels": 1})
+    assert lines
+    suggester = Suggester(VOCABULARY, ModelMasks(Masks([])), LineIndex(lines), True, "queries@1")
+    for typos, expected in ((None, ("hotels i",)), (0, ())):
+        request = SuggestionRequest(prefix="hotles i", constrain="none", typos=typos)
+        assert next(suggester.suggest(request, NO_ENGINE)).respelled == expected
