@@ -8,10 +8,11 @@ from the key's time stamp until the frame with the new ghost text is drawn, with
 at random times within a frame; right after a frame, chromium would draw every answer a frame later. The
 network has random weights, which cost the same as trained ones. Prints one table and one JSON line.
 
-With `--file`, a packed model completes 20 characters in the page, and there is no service. Cold starts are
-measured, too, of this file and of further ones, such as the same model with tables: in a new context of the
-browser, from nothing loaded to the first completion. A next start is that of a page whose model's tables were
-kept the time before; it is measured in a profile on the disk, as users have one.
+With `--file`, a packed model completes 20 characters in the page, and there is no service; of a key for which
+they were begun ahead, the first ones are painted with the key and the rest later, which is not measured.
+Cold starts are measured, too, of this file and of further ones, such as the same model with tables: in a new
+context of the browser, from nothing loaded to the first completion. A next start is that of a page whose
+model's tables were kept the time before; it is measured in a profile on the disk, as users have one.
 
     python -m benchmarks.keystroke_latency [--keys 200] [--network 1x512 | --file MODEL.nextchar …]
 """
@@ -67,7 +68,10 @@ _KEPT = """async () => {
 _WATCH = """() => {
   window.painted = [];
   let key = 0;
-  document.addEventListener('keydown', (event) => { key = event.timeStamp; }, true);
+  document.addEventListener('keydown', (event) => {
+    key = event.timeStamp;
+    painted.length = 0;  // the rest of an earlier suggestion
+  }, true);
   document.addEventListener('nextchar:suggestion', ({ detail }) => {
     const began = key;
     requestAnimationFrame(() => {  // the frame that it is drawn in; what is posted now comes after that frame
@@ -85,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
     parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
     parser.add_argument("--file", type=Path, nargs="+", help="packed models; the keys are those of the first")
-    parser.add_argument("--ahead", type=int, default=12, help="of how many keys the file completes ahead")
+    parser.add_argument("--ahead", type=int, default=24, help="of how many keys the file completes ahead")
     options = parser.parse_args(arguments)
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -22,16 +22,17 @@ export class GhostText extends FieldHelper {
     this.layer = new GhostLayer(field);
     this.options = options;
     this.suggester = new Suggester(client, options.model, { ...options, onError: (...what) => this.fail(...what) });
+    this.suggester.onRest = () => this.update(true);
     this.on(document, "selectionchange", () => this.#shown && this.#isStale() && this.hide(), { capture: true });
     this.on(field, "scroll", () => this.#shown && this.layer.scroll());
   }
 
-  async update() {
+  async update(isRest) {
     const before = this.#textBefore();
     if (before === null) return this.hide();
     const prompt = promptOf(before), suffix = suffixOf(this.field.value.slice(before.length));
     const cached = this.suggester.recall(prompt, suffix);
-    if (cached) this.#show(cached); // at once: it does not flicker
+    if (cached) this.#show(cached, isRest); // at once: it does not flicker
     else this.#clear();
     const text = await this.suggester.suggest(prompt, { suffix });
     if (text && text !== cached && this.#textBefore() === before) this.#show(text);
@@ -81,7 +82,7 @@ export class GhostText extends FieldHelper {
     emit(this.field, "accept", detail);
   }
 
-  #show(suggestion) {
+  #show(suggestion, isRest) {
     const text = this.#trim(suggestion);
     if (!text) return this.#clear();
     const { value, selectionEnd: caret } = this.field;
@@ -91,7 +92,7 @@ export class GhostText extends FieldHelper {
     const end = value.slice(0, caret) + text;
     if (end !== this.#end) {
       this.announceLater(this.options.announce(text));
-      this.#id = `sug_${randomId()}.0`;
+      if (!isRest) this.#id = `sug_${randomId()}.0`;
     }
     this.#end = end;
     const { model, tookMs } = this.suggester;

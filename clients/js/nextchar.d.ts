@@ -761,7 +761,7 @@ export interface AttachOptions extends ClientOptions, SuggestionOptions {
   integrity?: string;
   /** With `model` and `file`: which responds while it can; else the other does. Default `service`. */
   first?: "service" | "file";
-  /** For so many of the keys that are likely next the file completes ahead, 0 to 32. Default 12. */
+  /** For so many of the keys that are likely next the file completes ahead, 0 to 32. Default 24. */
   ahead?: number;
   /** Keep on the device what was written or accepted, for the model of the file. Default false. */
   remember?: boolean;

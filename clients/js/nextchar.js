@@ -25,7 +25,7 @@ const isOn = (value) => ![undefined, null, false, "false"].includes(value);
 export function attach(field, options = {}) {
   helpers.get(field)?.end();
   const all = { model: field.dataset.nextchar, mode: "ghost", max: 40, temperature: 0, debounce: null, count: 6,
-    typos: null, ahead: 12, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
+    typos: null, ahead: 24, label: "Suggestions", announce: (text) => `Suggestion: ${text}. Tab accepts it.`,
     announceCount: (count) => `${count} suggestion${count > 1 ? "s" : ""}.` };
   for (const name of OPTIONS) {
     const attribute = attributeOf(name);

@@ -7,6 +7,7 @@ import { promptOf } from "./suggester.js";
 
 const MAX_PAUSE_MS = 30_000;
 const LOW_BATTERY = 0.2; // of its capacity
+const FEW = 4; // characters that are completed ahead after all keys, and all after the likeliest half of them
 const SAME = 16; // UTF-16 code units: a text that begins otherwise is another one
 
 const models = new Map(); // by file, integrity and whether something is kept: fields share them
@@ -107,13 +108,19 @@ class Ahead {
     this.#stop.abort();
   }
 
+  // A response of which a part is there has the promise of `rest`, the whole.
   async complete(prompt, { signal, timeout, retries, ...options }) {
     this.stop();
-    const response = this.#responses.get(keyOf(prompt, options))
-      ?? await (await this.opened()).complete(prompt, { signal, timeout, ...options });
-    this.#last = { prompt, options, text: response.completions[0].text };
+    const known = this.#responses.get(keyOf(prompt, options)), isPart = known?.isPart;
+    const keep = (response) => ((this.#last = { prompt, options, text: response.completions[0].text }), response);
+    if (known) keep(known), this.#start(prompt);
+    if (known && !isPart) return known;
+    const how = { signal: isPart ? this.#stop.signal : signal, timeout, ...options };
+    const whole = (await this.opened()).complete(prompt, how).then(keep);
+    if (isPart) return { ...known, rest: whole };
+    await whole;
     this.#start(prompt);
-    return response;
+    return whole;
   }
 
   // The prompt, if the user types along the last completion, which needs no call.
@@ -126,18 +133,22 @@ class Ahead {
     this.stop();
     const { signal } = (this.#stop = new AbortController());
     // What is shown is painted first.
-    if (this.count && !this.#last.options.suffix) requestAnimationFrame(() => setTimeout(() => this.#compute(prompt, signal)));
+    const compute = () => this.#compute(prompt, signal).catch(() => {}); // another key was pressed
+    if (this.count && !this.#last.options.suffix) requestAnimationFrame(() => setTimeout(compute));
   }
 
   async #compute(prompt, signal) {
     const battery = await navigator.getBattery?.().catch(() => null);
     const isSaving = document.hidden || (battery && !battery.charging && battery.level <= LOW_BATTERY);
     if (signal.aborted || isSaving || navigator.hardwareConcurrency < 2) return;
-    const { options } = this.#last;
+    const { options } = this.#last, { max_characters, temperature } = options, model = await this.opened();
     this.#responses.clear();
-    const keep = ({ prompt, response }) => this.#responses.set(keyOf(prompt, options), response);
-    const compute = (model) => model.ahead(prompt, keep, { ...options, top: this.count, signal });
-    this.opened().then(compute).catch(() => {}); // another key was pressed
+    const compute = (top, most) => model.ahead(prompt, ({ prompt, response }) => {
+      response.isPart = most < max_characters && response.completions[0].finish_reason === "length";
+      this.#responses.set(keyOf(prompt, options), response);
+    }, { ...options, max_characters: most, top, signal });
+    if (!temperature) await compute(this.count, Math.min(FEW, max_characters));
+    await compute(Math.ceil(this.count / 2), max_characters);
   }
 }
 

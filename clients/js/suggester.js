@@ -92,9 +92,17 @@ export class Suggester {
     const response = await this.#calls.call([prompt, suffix], signal);
     if (!response) return response === null ? null : "";
     Object.assign(this, { model: response.model, tookMs: this.#calls.tookMs });
-    const [{ text, logprobs }] = response.completions;
-    this.#cached = { prompt, suffix, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 };
+    const part = this.#keep(prompt, suffix, response);
+    response.rest?.then((whole) => {
+      if (this.#cached !== part) return;
+      this.#keep(prompt, suffix, whole);
+      this.onRest();
+    }, () => {});
     return this.recall(prompt, suffix);
+  }
+
+  #keep(prompt, suffix, { completions: [{ text, logprobs }] }) {
+    return (this.#cached = { prompt, suffix, text, logprobs: logprobs?.map((one) => one.logprob), typed: 0, end: 0 });
   }
 
   abort() {

@@ -554,25 +554,29 @@ SMALL static int check_tree(nc *m) {
   return 1;
 }
 
-static int widen_weights(nc *m, const u8 *file) {
+/* Write a panel of a layer's weights. */
+SMALL static NOT_INLINE void widen_panel(const layer *l, int rows, const i8 *from, int first, i16 *to) {
+  for (int k = 0; k < rows + rows % 2; k++)
+    for (int j = first; j < first + PANEL; j++)
+      to[(k / 2 * PANEL + j - first) * 2 + k % 2] =
+          k < rows && j < l->columns ? from[(size_t)k * (size_t)l->columns + (size_t)j] : 0;
+}
+
+SMALL static void widen_weights(nc *m, const u8 *file) {
   for (int n = 0; n <= m->layers; n++) {
     layer *l = &m->layer[n];
-    int rows = l->inputs + (n == m->layers ? 0 : l->units), pairs = (rows + 1) / 2;
+    int rows = l->inputs + (n == m->layers ? 0 : l->units);
     const i8 *from = exactly(file, PACK_WEIGHTS, (u32)n, (u64)rows * (u64)l->columns);
     i16 *to = (i16 *)(size_t)l->weights;
-    for (int first = 0; first < l->columns; first += PANEL)
-      for (int pair = 0; pair < pairs; pair++)
-        for (int j = first; j < first + PANEL; j++)
-          for (int k = 2 * pair; k < 2 * pair + 2; k++)
-            *to++ = k < rows && j < l->columns ? from[(size_t)k * (size_t)l->columns + (size_t)j] : 0;
+    for (int first = 0; first < l->columns; first += PANEL, to += (rows + 1) / 2 * 2 * PANEL)
+      widen_panel(l, rows, from, first, to);
   }
-  return 1;
 }
 
 /* The mixture's text and tables: those of the file, those that are given, or taken from the room to be filled by
    `fill_tables`. */
 static int lay_out_tables(nc *m, const u8 *file, room given, room *room);
-static int fill_tables(nc *m, const u8 *file, room room);
+SMALL static int fill_tables(nc *m, const u8 *file, room room);
 
 SMALL static size_t count_memory(const u8 *file, room given) {
   nc counted = {0};
@@ -583,11 +587,13 @@ SMALL static size_t count_memory(const u8 *file, room given) {
   return (size_t)room.used;
 }
 
-SMALL size_t nc_memory(const void *file, size_t size) {
+#ifndef __wasm__
+size_t nc_memory(const void *file, size_t size) {
   room none = {0, 0, 0};
   if ((size_t)file & 7) return (size_t)failed("memory is not aligned");
   return is_file(file, size) ? count_memory(file, none) : 0;
 }
+#endif
 
 /* Open a file and tables that have been checked. */
 SMALL static nc *open_checked(const u8 *file, room given, void *memory, size_t memory_size) {
@@ -622,12 +628,14 @@ SMALL static room tables_of(const u8 *file, const void *tables, size_t size) {
   return is_same && header.sum == checksum(tables, size) ? found : none;
 }
 
-SMALL nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
+#ifndef __wasm__
+nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
             size_t memory_size) {
   if (!memory || ((size_t)file & 7) || ((size_t)memory & 15)) return failed("memory is not aligned"), (nc *)0;
   if (!is_file(file, size)) return 0;
   return open_checked(file, tables_of(file, tables, tables_size), memory, memory_size);
 }
+#endif
 
 SMALL const void *nc_tables(nc *m, size_t *size) {
   tables_header header = {m->checksum, m->tables_bytes, 0, PACK_LAYOUT, 0};
@@ -653,7 +661,7 @@ static u64 hash_of(const u16 *ids, i64 end) {
 
 static inline u32 slot_of(u64 key, u32 count) { return (u32)((key * count) >> 32); }
 
-static int place_bits(const nc *m) { return 1 + highest_bit(m->entries_count); }
+SMALL static int place_bits(const nc *m) { return 1 + highest_bit(m->entries_count); }
 
 /* Where the entries of a context begin, or -1. */
 static i64 entries_of(const nc *m, i32 stored_key) {
@@ -768,7 +776,7 @@ static u64 followers_of(const u16 *past) {
   return h;
 }
 
-static void write_other_keys(i32 *row, const u16 *past) {
+static void write_other_keys(i32 *row, const u16 *past, u64 followers) {
   const int last = HISTORY_CHARACTERS - 1;
   u64 word = mixed(mixed(start(WORD), extended(row[WORD_HASH])), extended(row[GAP_HASH]));
   row[KEYS + WORD] = stored(word);
@@ -790,7 +798,7 @@ static void write_other_keys(i32 *row, const u16 *past) {
   row[KEYS + BRACKET] = stored(mixed(mixed(start(BRACKET), extended(bracket)), token));
   u64 tokens = mixed(mixed(start(SHAPE), (u64)row[TOKENS]), (u64)row[LAST_TOKEN]);
   row[KEYS + SHAPE] = stored(mixed(tokens, token));
-  row[KEYS + INDIRECT] = stored(mixed(mixed(start(INDIRECT), (u64)past[last] + 1), followers_of(past)));
+  row[KEYS + INDIRECT] = stored(mixed(mixed(start(INDIRECT), (u64)past[last] + 1), followers));
 }
 
 /* Follow what the row has of id c, the last of `past`, after `before`. */
@@ -841,7 +849,24 @@ typedef struct { /* what has been read of the text whose keys are written */
   u16 window[2 * HISTORY_CHARACTERS];
   i32 row[HISTORY_IDS];
   int at, fresh; /* where the past begins in the window, and how many ids it has */
+  u32 pairs[1 << 16][2]; /* where pairs of ids were last, and before that; the same: not known */
 } reader;
+
+/* Return `followers_of` the past of id i of the text. Pairs in one place of the table are searched for. */
+static u64 noted_followers(const u16 *text, u32 i, reader *r) {
+  const u16 *past = r->window + r->at;
+  u32 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
+  if (c0 == 0 || c1 == 0) return 0;
+  u32 *own = r->pairs[(c1 << 8 ^ c0) & 0xFFFF], last = own[0], other = own[1];
+  int is_other = last && (text[last] != c0 || text[last - 1] != c1);
+  u64 h = 0;
+  own[0] = i, own[1] = is_other ? i : last;
+  if (is_other || (last && last == other)) return followers_of(past);
+  u32 farthest = (u32)min(r->fresh - 2, BLOCKS * BLOCK);
+  if (last && i - last <= farthest) h = mixed(h, (u64)text[last + 1] + 1);
+  if (other && i - other <= farthest) h = mixed(h, (u64)text[other + 1] + 1);
+  return h;
+}
 
 /* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. `places`
    are where the next ones before each id go. */
@@ -868,13 +893,13 @@ static NOT_INLINE void write_some_keys(const nc *m, reader *r, int first, int co
       write_order_keys(r->row, r->window + r->at);
     } else {
       follow(m->characters, r->row, before, c);
-      write_other_keys(r->row, r->window + r->at);
+      write_other_keys(r->row, r->window + r->at, noted_followers(m->text, i, r));
     }
   }
 }
 
 /* Turn counts into where each part begins. */
-static void add_up(u32 *starts, u32 count) {
+SMALL static void add_up(u32 *starts, u32 count) {
   for (u32 d = 0, sum = 0; d < count; d++) {
     u32 own = starts[d];
     starts[d] = sum;
@@ -884,7 +909,7 @@ static void add_up(u32 *starts, u32 count) {
 
 /* Write the keys of the orders, or of the other contexts, before each character, by what it is: (contexts, N).
    Return where the keys before each id end. */
-static const u32 *write_text_keys(const nc *m, int first, u32 *keys) {
+SMALL static const u32 *write_text_keys(const nc *m, int first, u32 *keys) {
   static reader r;
   static u32 places[1 << 16];
   zero(&r, sizeof r);
@@ -899,7 +924,7 @@ static const u32 *write_text_keys(const nc *m, int first, u32 *keys) {
 
 /* A key and the id that followed are sorted as one number: the id in the lowest bits, which have room for it as
    the highest bits of the key are those of the part that the number is in. */
-static int id_bits(const nc *m) { return max(11, 1 + highest_bit((u64)m->V - 1)); }
+SMALL static int id_bits(const nc *m) { return max(10, 1 + highest_bit((u64)m->V - 1)); }
 
 static NOT_INLINE void count_keys(const u32 *keys, u32 count, int shift, u32 *counts) {
   for (u32 i = 0; i < count; i++) counts[keys[i] >> shift]++;
@@ -926,7 +951,13 @@ static int insert_all(u32 *numbers, u32 count, u32 distance, u64 max_moves) {
 
 /* Sort numbers of which those with the same key are in order already. */
 static NOT_INLINE void sort_part(const u32 *part, u32 count, u32 *sorted) {
-  u32 ends[1 << DIGIT_BITS] = {0};
+  u32 ends[1 << DIGIT_BITS];
+  if (count < 64) { /* of a short text */
+    copy(sorted, part, 4 * (size_t)count);
+    insert_all(sorted, count, 1, ~(u64)0);
+    return;
+  }
+  zero(ends, sizeof ends);
   for (u32 i = 0; i < count; i++) ends[part[i] >> (32 - DIGIT_BITS)]++;
   add_up(ends, 1 << DIGIT_BITS);
   for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> (32 - DIGIT_BITS)]++] = part[i];
@@ -947,7 +978,7 @@ typedef struct {
 
 /* Count what followed the contexts of one kind and part, whose keys have the highest bits `high`; 0: there is more
    than the file says. */
-static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare, filled *f) {
+SMALL static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare, filled *f) {
   u32 *slots = (u32 *)(size_t)m->slots, *singles = (u32 *)(size_t)m->singles;
   u32 *entries = (u32 *)(size_t)m->entries;
   int bits = place_bits(m), own_bits = id_bits(m);
@@ -985,7 +1016,7 @@ static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 high, 
 }
 
 /* Count what followed the contexts of one kind, whose keys before id c end at id_ends[c]. */
-static int count_context(nc *m, const u32 *keys, const u32 *id_ends, int is_rare, u32 *parts, u32 *sorted,
+SMALL static int count_context(nc *m, const u32 *keys, const u32 *id_ends, int is_rare, u32 *parts, u32 *sorted,
                          filled *f) {
   static u32 ends[1 << 16];
   int bits = id_bits(m);
@@ -1002,13 +1033,13 @@ static int count_context(nc *m, const u32 *keys, const u32 *id_ends, int is_rare
   return 1;
 }
 
-static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
+SMALL static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
   i32 *positions = (i32 *)(size_t)m->positions;
   for (i64 end = from; end < to; end++)
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
-static int fill_tables(nc *m, const u8 *file, room room) {
+SMALL static int fill_tables(nc *m, const u8 *file, room room) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
   if (bytes)
@@ -1212,7 +1243,7 @@ static void read_context(const nc *m, i32 *row, int c) {
   }
   follow(m->characters, row, before, c);
   write_order_keys(row, past);
-  write_other_keys(row, past);
+  write_other_keys(row, past, followers_of(past));
 }
 
 static void read_character(const nc *m, i32 *row, int c) {

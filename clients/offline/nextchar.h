@@ -23,6 +23,7 @@ enum nc_reason { NC_GOES_ON, NC_LENGTH, NC_STOP, NC_WORD, NC_LINE, NC_CONFIDENCE
 /* What is wrong with the last call that failed. */
 NC_API const char *nc_error(void);
 
+#ifndef __wasm__
 /* How many bytes of memory nc_open needs for the contents of a file; 0 if they are damaged. */
 NC_API size_t nc_memory(const void *file, size_t size);
 
@@ -31,6 +32,7 @@ NC_API size_t nc_memory(const void *file, size_t size);
    stay as well: then it opens at once. Damaged ones and those of other files are not used. */
 NC_API nc *nc_open(const void *file, size_t size, const void *tables, size_t tables_size, void *memory,
                    size_t memory_size);
+#endif
 
 /* Return the tables that were made when the model was opened, and their bytes; NULL: they are in its file. */
 NC_API const void *nc_tables(nc *model, size_t *size);

@@ -130,6 +130,22 @@ def test_ghost_text_of_a_key_that_is_likely_next_is_there_before_the_key(page: P
     page.wait_for_function("() => ahead.includes('\\nlabug')")
 
 
+def test_ghost_text_of_a_less_likely_key_is_begun_before_the_key(page: Page, host: Host) -> None:
+    page.add_init_script(CALLS)
+    host.show(page, FIELD.replace("<textarea", "<textarea data-nextchar-ahead=8"))
+    write(page, "la")
+    page.wait_for_function("() => ahead.filter((one) => /^\\nla.$/s.test(one)).length === 8 + 4")
+    assert page.evaluate("ahead.filter((one) => one === '\\nlaa').length") == 1  # not the whole
+    page.evaluate(
+        """() => { window.shown = [];
+          addEventListener("nextchar:suggestion", ({ detail: { text, id } }) => shown.push([text, id])); }"""
+    )
+    write(page, "a")
+    ghost(page, "zy-fox bug")
+    (part, first), (whole, second) = page.evaluate("shown")
+    assert (part, whole) == ("zy-f", "zy-fox bug") and first == second  # one suggestion
+
+
 @pytest.mark.parametrize("reason", ["attribute", "hidden", "battery", "one processor"])
 def test_nothing_is_completed_ahead_where_it_would_cost_the_user(page: Page, host: Host, reason: str) -> None:
     page.add_init_script(CALLS)

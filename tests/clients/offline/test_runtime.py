@@ -1,6 +1,7 @@
 """The runtime without a server chooses what the service chooses, and refuses files that are damaged."""
 
 import json
+import struct
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,7 +24,8 @@ from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.saved_model import SavedModel, describe_files
 from nextchar.models.text.mask_values import FILE, MaskValues
 from nextchar.models.text.masks import NAMED, Masks
-from tests.clients.offline.models import KINDS, calibration_of, log_lines, saved, text_of
+from tests.clients.offline import models
+from tests.clients.offline.models import KINDS, Kind, calibration_of, log_lines, saved, text_of
 from tests.clients.offline.packed import SOURCE, Packed, build, has_wasm_compiler
 
 OPTIONS: list[dict[str, Any]] = [
@@ -83,6 +85,21 @@ def test_tables_in_the_file_are_those_that_are_made(pair: tuple[str, Model, Pack
     other = Packed(pack(saved(name), with_tables=True))
     for seed, prompt in enumerate(prompts(name, 12)):
         assert other.complete(prompt, seed=seed) == packed.complete(prompt, seed=seed)
+
+
+def test_tables_of_many_characters_are_those_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More pairs of characters than the runtime has places for, of which some share one."""
+    random = np.random.default_rng(0)
+    words = ["".join(map(chr, random.integers(0x4E00, 0x4E00 + 900, size=4))) for _ in range(500)]
+    text = "".join(words[i] for i in random.integers(len(words), size=2_000))
+    monkeypatch.setitem(KINDS, "many characters", Kind(1, 4))
+    monkeypatch.setattr(models, "text_of", lambda _: text)
+    file, tables = (pack(saved("many characters"), with_tables=with_tables) for with_tables in (False, True))
+    made = Packed(file).tables()
+    count = int.from_bytes(tables[12:16], "little")
+    for kind, _, at, size in struct.iter_unpack("<IIQQ", tables[32 : 32 + 24 * count]):
+        if kind in (17, 18, 19, 20):  # POSITIONS to ENTRIES
+            assert tables[at : at + size] in made
 
 
 def test_tables_that_are_kept_outside_of_the_file_are_those_that_are_made() -> None:
