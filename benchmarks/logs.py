@@ -117,7 +117,7 @@ def measure_model(model: nextchar.Model, lines: Sequence[str], others: Sequence[
 def score(scorer: CalibratedScorer, events: Sequence[str]) -> tuple[list[LineScore], list[bool]]:
     """Return the scores of events, as of one stream, and which have a template that was never seen."""
     read = scorer.read(events)
-    scores = [scorer.judge(one, line)[0] for one, line in zip(scorer.scores(read), read, strict=True)]
+    scores = [scorer.judge(one, line).score for one, line in zip(scorer.scores(read), read, strict=True)]
     parsed = [line.surprisal.parsed for line in read]
     return scores, [one is not None and one.template.is_new for one in parsed]
 

@@ -98,14 +98,14 @@ def month(model: nextchar.Model, visitors: list[str]) -> list[dict[str, int]]:
 def scored(model: nextchar.Model, scorer: CalibratedScorer, lines: list[str]) -> list[dict[str, Any]]:
     """Return what becomes of the lines: whether they are flagged, their alerts, whether they are critical."""
     read = scorer.read(list(map(model.loaded.vocabulary.to_characters, lines)))
-    judged = [scorer.judge(one, line)[0] for one, line in zip(scorer.scores(read), read, strict=True)]
+    judged = [scorer.judge(one, line) for one, line in zip(scorer.scores(read), read, strict=True)]
     return [
         {
-            "flagged": bool(one.anomalous),
-            "alert": one.alert_id,
-            "is_critical": bool(one.anomalous) and scorer.estimated_p(one, line) <= CRITICAL_P,
+            "flagged": bool(one.score.anomalous),
+            "alert": one.score.alert_id,
+            "is_critical": bool(one.score.anomalous) and one.estimated_p <= CRITICAL_P,
         }
-        for one, line in zip(judged, read, strict=True)
+        for one in judged
     ]
 
 

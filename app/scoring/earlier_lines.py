@@ -67,7 +67,7 @@ def occurrence_of(
     in it are those of `score`. Its score is not lowered by a label of its group, since the next label lowers
     scores by it; its p-values are.
     """
-    line, score, key = rare
+    line, (score, key, estimated_p) = rare
     assert score.score is not None and score.p_value is not None, "only lines with a calibration are flagged"
     card = scorer.loaded.saved.card
     text = scorer.loaded.vocabulary.to_text(line.original)
@@ -80,7 +80,7 @@ def occurrence_of(
         line=text,
         score=_unlowered(scorer, line) if score.label == "normal" else score.score,
         p_value=score.p_value,
-        estimated_p=scorer.estimated_p(score, line),
+        estimated_p=estimated_p,
         spans=[Span(span.start, span.end, span.bits, span.expected) for span in spans],
         time=arrived,
         line_time=line_time(text, now=arrived),

@@ -202,10 +202,10 @@ def _score_lines(
     rare: list[RareLine] = []
     now = time.time()
     for line, score in zip(lines, scorer.scores(lines), strict=True):
-        judged, key = scorer.judge(score, line, now=now)
-        if key:
-            rare.append(RareLine(line, judged, key))
-        written.append(_line_json(scorer, line, judged))
+        judged = scorer.judge(score, line, now=now)
+        if judged.key:
+            rare.append(RareLine(line, judged))
+        written.append(_line_json(scorer, line, judged.score))
     stream = save_stream(scorer, turn, state, lines=len(lines)) if turn else None
     services[ScoredLines].add(scorer.loaded.saved.card.name, len(lines))
     if body.alerts:

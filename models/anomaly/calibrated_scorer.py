@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -54,6 +55,14 @@ class _Scores:
     p_value: list[float | None]
     anomalous: list[bool | None]
     groups: Mapping[int, tuple[str, AlertLabel | None]] = field(default_factory=dict)
+
+
+class Judged(NamedTuple):
+    """A line's score by the flag rule; if it is rare, the key of its alert and its estimated p-value."""
+
+    score: LineScore
+    key: AlertKey | None = None
+    estimated_p: float = 1.0
 
 
 _Explanations = dict[str, list[MaskedSpan]]
@@ -126,10 +135,8 @@ class CalibratedScorer:
                 self.check()
             yield self._line_score(line, scores, i, explanations)
 
-    def judge(
-        self, score: LineScore, line: LineReading | None, *, now: float | None = None
-    ) -> tuple[LineScore, AlertKey | None]:
-        """Return the score of the next line by `rule`, which may call it a repeat, and the key of its alert.
+    def judge(self, score: LineScore, line: LineReading | None, *, now: float | None = None) -> Judged:
+        """Return what `rule` decides of the next line, which may be a repeat, and the key of its alert.
 
         `line` is needed, and there is an alert, if the p-value is low enough to flag it. With
         `repeats="flag"`, and for a model without templates, no line is a repeat. `now` is as for
@@ -140,33 +147,37 @@ class CalibratedScorer:
         if rule and (not score.anomalous or parsed is None or self.options.repeats == "flag"):
             rule.count(is_unusual=is_unusual(score), is_flagged=bool(score.anomalous))
         if not rule or not score.anomalous or line is None:
-            return score, None
-        key = self.group(line)
+            return Judged(score)
+        key, estimated_p = self.group(line), self._estimated_p(score, line)
         if parsed is None or self.options.repeats == "flag":
-            return score, key
+            return Judged(score, key, estimated_p)
         verdict = rule.judge(
             fingerprint(line.masked.text),
             key,
             parsed,
             score=score.score or 0.0,
-            place=line.broken.place if line.broken and not self._is_rare_by_score(score, line) else "",
+            estimated_p=estimated_p,
+            breaks=[one for one in line.breaks if one.p_value <= rule.rate],
+            is_rare=self._is_rare_by_score(score, line),
             now=now,
             line=self.loaded.vocabulary.to_text(line.original),
         )
-        changed: dict[str, object] = {"alert_id": verdict.key.alert_id(self.loaded.saved.card.name)}
-        if not verdict.is_flagged:
-            changed |= {"anomalous": False, "repeated": True}
-        return score.model_copy(update=changed), replace(verdict.key, value=key.value)
+        own = replace(verdict.key, value=key.value)
+        score = score.model_copy(update={"alert_id": own.alert_id(self.loaded.saved.card.name)})
+        if verdict.is_flagged:
+            return Judged(score, own, verdict.estimated_p)
+        repeat = score.model_copy(update={"anomalous": False, "repeated": True})
+        return Judged(repeat, own, score.p_value or 1.0)
 
     def _is_rare_by_score(self, score: LineScore, line: LineReading) -> bool:
-        """Return whether a line is rare without its break."""
+        """Return whether a line is rare without its breaks."""
         assert self.calibration is not None and score.score is not None and self.rate is not None, (
             "only lines with a calibration are rare"
         )
         length = len(line.masked.text)
         return self.calibration.calibration.p_value(score.score, characters=length) <= self.rate
 
-    def estimated_p(self, score: LineScore, line: LineReading) -> float:
+    def _estimated_p(self, score: LineScore, line: LineReading) -> float:
         """Return the p-value of a line, estimated also below the smallest one.
 
         A line that is rare for its score and for a break is rarer than for one of them: by Fisher (1925), as
@@ -177,8 +188,10 @@ class CalibratedScorer:
         )
         calibration, length = self.calibration.calibration, len(line.masked.text)
         estimate = calibration.estimated_p_value(score.score, characters=length)
-        product = estimate * (line.broken.p_value if line.broken else 1.0)
-        return min(product * (1 - math.log(product)) if line.broken else estimate, score.p_value or 1.0)
+        if line.breaks:
+            product = estimate * line.breaks[0].p_value
+            estimate = product * (1 - math.log(product))
+        return min(estimate, score.p_value or 1.0)
 
     @property
     def change(self) -> Change | None:
@@ -251,7 +264,7 @@ class CalibratedScorer:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        p_values = np.minimum(p_values, [line.broken.p_value if line.broken else 1.0 for line in lines])
+        p_values = np.minimum(p_values, [line.breaks[0].p_value if line.breaks else 1.0 for line in lines])
         anomalous = p_values <= self.rate
         found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
         flagged = np.flatnonzero(anomalous).tolist()
@@ -288,7 +301,7 @@ class CalibratedScorer:
         score.peak_bits = round(peak_bits(bits), DECIMALS)
         if score.anomalous:
             score.spans = _to_original(self._flagged_spans(line, explanations), line)
-            score.reason = line.broken.reason if line.broken else None
+            score.reason = line.breaks[0].reason if line.breaks else None
             score.explained = self._is_explained(line.masked.text, explanations)
         elif score.anomalous is not None:
             score.spans = []
@@ -312,8 +325,8 @@ class CalibratedScorer:
 
     def _flagged_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
         """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
-        surprisal, broken = line.surprisal, line.broken
-        spans = self._anomalous_spans(line, explanations)
+        surprisal, spans = line.surprisal, self._anomalous_spans(line, explanations)
+        broken = line.breaks[0] if line.breaks else None
         if broken and broken.end and not any(s.start < broken.end and broken.start < s.end for s in spans):
             spans = sorted([*spans, MaskedSpan(broken.start, broken.end, broken.bits)], key=lambda s: s.start)
         return spans or highest_window(surprisal.bits, surprisal.entropy)

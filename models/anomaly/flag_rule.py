@@ -5,15 +5,18 @@ how many are rare. A log that changed has more: a new version of a program bring
 week other values, and another log fits nowhere. Most of these lines are like one before, and hide what is
 unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an alert.
 
-- Rare lines are of one **kind** if they break one template in one place (`ParsedLine.broken`) or one
-  context in one way (`successors.Break`); if they have a new template in common; or if they have a known
-  template and the same anomalous word.
+- Rare lines are of one **kind** if they break one context in one way (`successors.Break`) and are not rare
+  otherwise; if they have a new template in common; or if they have a known template and the same anomalous
+  word. A line of a kind of which enough are flagged is of that of its first break that no line had before.
 - Of a new template the first line is flagged and of other kinds the first two; of each kind a tenth of the
   lines that the rate explains, if that is more. Further ones are repeats.
 - **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
-  has become: if its score is among the highest, half as many as the rate explains. It is a repeat otherwise,
-  and of no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. Lines that break
-  templates, new templates and known ones are counted apart: a flood of one hides nothing of the others.
+  has become: if it is among the rarest, half as many as the rate explains. It is a repeat otherwise, and of
+  no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. Lines that break contexts,
+  new templates and known ones are counted apart: a flood of one hides nothing of the others.
+- **Severity.** Once more lines are rare than the rate explains, how rare a flagged line is depends on those
+  before, too: if m of n lines, of its class and unlike others, had scores as high, its p-value is at least
+  (m - 1.25 sqrt(m)) / n.
 
 `FlagRule` is what the rule has to know of earlier lines. It depends on these and their order alone, and not
 on how they were divided into requests, if it is handed on from one request to the next (`dump` and
@@ -26,7 +29,7 @@ are dropped.
 import json
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal, NamedTuple, Self
@@ -34,6 +37,7 @@ from typing import Literal, NamedTuple, Self
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.text.array_file import inflate
 from nextchar.models.text.line_tokens import TemplateBuilder, tokenize
+from nextchar.models.text.successors import Break
 from nextchar.models.text.templates import ParsedLine, Templates
 
 WINDOW_LINES = 20_000
@@ -49,6 +53,7 @@ ChangeKind = Literal["new_kinds", "values", "log"]
 
 _MIN_ALLOWED = 4.0  # flagged lines that are explained whatever the rate is
 _NOISE = 2.0  # standard deviations
+_DEVIATIONS = 1.25  # standard deviations by which so many lines may be as rare by chance
 _MAX_FLAGGED = {"break": 2, "new": 1, "known": 2}  # of one kind, by class; or
 _MAX_SHARE = 0.1  # of the lines that are explained
 _MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
@@ -56,16 +61,23 @@ _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
 _BINS_PER_BIT = 4  # of the histogram of scores
 _MAX_KINDS = 1_000
+_MAX_SEEN = 2_000  # breaks
 _MAX_EXAMPLES = 50
 _MAX_EXAMPLE_CHARACTERS = 300
 _MAX_STATE_BYTES = 8 << 20
 
 
 class Verdict(NamedTuple):
-    """What becomes of a rare line: whether it is flagged, else it is a repeat; and the key of its alert."""
+    """What becomes of a rare line.
+
+    Attributes:
+        is_flagged: otherwise it is a repeat. key: that of its alert. estimated_p: if it is flagged, its
+        estimated p-value by the calibration and by the lines before it.
+    """
 
     is_flagged: bool
     key: AlertKey
+    estimated_p: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,7 @@ class FlagRule:
     )  # of lines unlike others, by class and bin
     _flagged: dict[str, int] = field(default_factory=dict)  # lines, by class
     _kinds: dict[str, _Kind] = field(default_factory=dict)  # by class and name
+    _seen: dict[str, None] = field(default_factory=dict)  # breaks that lines had, the oldest first
     _builder: TemplateBuilder = field(init=False)  # of new templates, the names of which are their indices
 
     def __post_init__(self) -> None:
@@ -166,17 +179,31 @@ class FlagRule:
         parsed: ParsedLine,
         *,
         score: float,
-        place: str = "",
+        estimated_p: float,
+        breaks: Sequence[Break] = (),
+        is_rare: bool = True,
         now: float | None = None,
         line: str = "",
     ) -> Verdict:
         """Count a rare line, masked, and return what becomes of it.
 
-        `key` is that of its alert by itself; `place` that of its break, if it is rare for that alone. `now`,
-        the time in Unix seconds, and `line`, the line as it was written, are for a change.
+        `key` is that of its alert by itself; `estimated_p` its p-value, estimated also below the lowest one;
+        `breaks` those that are rare, and `is_rare` whether the line is without them. `now`, the time in Unix
+        seconds, and `line`, the line as it was written, are for a change.
         """
         self.count(is_unusual=True, is_flagged=True)
-        name = self._kind_of(text, key, parsed, place)
+        unseen = [one for one in breaks if not self._was_seen(one)]
+        score -= math.log2(unseen[0].p_value) if unseen else 0.0
+        names = [self._kind_of(text, key, parsed) if is_rare or not breaks else _break_name(breaks[0])]
+        names += map(_break_name, unseen[:1])
+        verdicts = (self._judge(name, key, score, estimated_p, now, line) for name in names)
+        first = next(verdicts)
+        return first if first.is_flagged else next((one for one in verdicts if one.is_flagged), first)
+
+    def _judge(
+        self, name: str, key: AlertKey, score: float, p: float, now: float | None, line: str
+    ) -> Verdict:
+        """Return what becomes of a line of the kind with this name."""
         kind = self._kinds.get(name)
         if kind is None:
             kind = _Kind(
@@ -185,14 +212,29 @@ class FlagRule:
             if len(self._kinds) < _MAX_KINDS:
                 self._kinds[name] = kind
         kind.count += 1
-        of = name.partition(" ")[0]
-        has_room = kind.flagged < max(_MAX_FLAGGED[of], _MAX_SHARE * self._allowed())
-        is_flagged = has_room and self._stands_out(of, score)
-        if is_flagged:
-            self._flagged[of] = self._flagged.get(of, 0) + 1
-            kind.flagged += 1
-            kind.key = key
-        return Verdict(is_flagged, kind.key if kind.flagged else CHANGED_KEY)
+        of, allowed = name.partition(" ")[0], self._allowed()
+        if kind.flagged >= max(_MAX_FLAGGED[of], _MAX_SHARE * allowed):
+            return Verdict(is_flagged=False, key=kind.key)
+        bin_, scores = math.floor(score * _BINS_PER_BIT), self._scores.setdefault(of, {})
+        scores[bin_] = scores.get(bin_, 0) + 1
+        as_rare = sum(count for other, count in scores.items() if other >= bin_)
+        if self._flagged.get(of, 0) >= allowed and as_rare > allowed / 2:
+            return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
+        self._flagged[of] = self._flagged.get(of, 0) + 1
+        kind.flagged += 1
+        kind.key = key
+        if self.rare > allowed:
+            p = max(p, (as_rare - _DEVIATIONS * math.sqrt(as_rare)) / self.lines)
+        return Verdict(is_flagged=True, key=key, estimated_p=p)
+
+    def _was_seen(self, found: Break) -> bool:
+        """Return whether an earlier line had this break, and note it."""
+        name = _hash(f"{found.place} {found.text}")
+        if name in self._seen:
+            return True
+        if len(self._seen) < _MAX_SEEN:
+            self._seen[name] = None
+        return False
 
     def change(self, alert_id: Callable[[AlertKey], str]) -> Change | None:
         """Return why more lines are rare or unusual than the rate explains; None if they are not.
@@ -220,6 +262,7 @@ class FlagRule:
         record = {
             "counts": [self.lines, self.rare, self.unusual],
             "scores": {of: sorted(counts.items()) for of, counts in self._scores.items()},
+            "seen": list(self._seen),
             "flagged": self._flagged,
             "templates": self._builder.templates_in_order(),
             "kinds": {
@@ -238,6 +281,7 @@ class FlagRule:
             if record:
                 rule.lines, rule.rare, rule.unusual = map(int, record["counts"])
                 rule._scores = {str(of): dict(counts) for of, counts in record["scores"].items()}
+                rule._seen = dict.fromkeys(map(str, record.get("seen", [])))
                 rule._flagged = {str(of): int(count) for of, count in record["flagged"].items()}
                 rule._builder.restore([(tuple(tokens), word) for tokens, word in record["templates"]])
                 rule._kinds = {
@@ -248,10 +292,8 @@ class FlagRule:
             return cls(rate, templates)
         return rule
 
-    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine, place: str) -> str:
+    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine) -> str:
         """Return the class of a line's kind, of those in _MAX_FLAGGED, and its name."""
-        if broken := parsed.broken or place:
-            return f"break {_hash(broken)}"
         if parsed.template.is_new:
             index = self._builder.add(tokenize(text))
             if index is not None and self._builder.fixed_fraction(index) >= _MIN_FIXED:
@@ -266,17 +308,6 @@ class FlagRule:
         expected = self.rate * self.lines
         return _MIN_ALLOWED + expected + _NOISE * math.sqrt(expected)
 
-    def _stands_out(self, of: str, score: float) -> bool:
-        """Note the score of a line of a class that is unlike earlier ones; return whether it is flagged."""
-        bin_, scores, allowed = (
-            math.floor(score * _BINS_PER_BIT),
-            self._scores.setdefault(of, {}),
-            self._allowed(),
-        )
-        scores[bin_] = scores.get(bin_, 0) + 1
-        higher = sum(count for other, count in scores.items() if other >= bin_)
-        return self._flagged.get(of, 0) < allowed or higher <= allowed / 2
-
     def _forget(self) -> None:
         self.lines, self.rare, self.unusual = self.lines // 2, self.rare // 2, self.unusual // 2
         self._flagged = {of: count // 2 for of, count in self._flagged.items()}
@@ -284,6 +315,7 @@ class FlagRule:
             of: {bin_: half for bin_, count in counts.items() if (half := count // 2)}
             for of, counts in self._scores.items()
         }
+        self._seen = dict.fromkeys(list(self._seen)[len(self._seen) // 2 :])
         templates, self._builder = self._builder.templates_in_order(), self._new_builder()
         kinds = {name: replace(kind, count=kind.count // 2) for name, kind in self._kinds.items()}
         new = [name for name, kind in kinds.items() if name.startswith("new ") and kind.count]
@@ -292,5 +324,9 @@ class FlagRule:
         self._builder.restore([templates[int(name.removeprefix("new "))] for name in new])
 
 
+def _break_name(found: Break) -> str:
+    return f"break {_hash(found.place)}"
+
+
 def _hash(text: str) -> str:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

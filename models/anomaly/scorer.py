@@ -36,13 +36,14 @@ ReadPrecision = Literal["float32", "fast", "both"]
 class LineReading:
     """A line that was read: its characters, the same after masking, and the surprisal of those.
 
-    `broken` is what it has that hardly any line is expected to have, if the model knows what follows what.
+    `breaks` are what it has that hardly any line is expected to have, the most improbable first, if the model
+    knows what follows what.
     """
 
     original: str
     masked: Masked
     surprisal: LineSurprisal
-    broken: Break | None = None
+    breaks: tuple[Break, ...] = ()
 
 
 class Scorer:
@@ -127,7 +128,7 @@ class Scorer:
         surprisals = with_ngram_and_templates(
             surprisals, texts, self._ngram, self.templates, self.engine.vocabulary, words=self._words
         )
-        find = self._successors.find if self._successors else lambda *_: None
+        find = self._successors.find if self._successors else lambda *_: ()
         return [
             LineReading(original, line, surprisal, find(line, original))
             for original, line, surprisal in zip(originals, masked, surprisals, strict=True)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from nextchar.models.anomaly.alerts import AlertKey, AlertLabel
-from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
+from nextchar.models.anomaly.alerts import AlertLabel
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged, is_unusual
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration, StreamOptions
 from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.loaded_model import LoadedModel
@@ -30,11 +30,10 @@ SCORE_BYTES = 1_500
 
 
 class RareLine(NamedTuple):
-    """A line that is flagged or a repeat, its score, and the key of its alert."""
+    """A line that is flagged or a repeat, and what was decided of it."""
 
     line: LineReading
-    score: LineScore
-    key: AlertKey | None
+    judged: Judged
 
 
 class StreamScorer:
@@ -145,9 +144,9 @@ class StreamScorer:
         now = time.time()
         judged = [self.scorer.judge(score, line, now=now) for score, line in zip(scores, lines, strict=True)]
         self.record(
-            [RareLine(line, *one) for line, one in zip(lines, judged, strict=True) if line and one[1]]
+            [RareLine(line, one) for line, one in zip(lines, judged, strict=True) if line and one.key]
         )
-        return [score for score, _ in judged]
+        return [one.score for one in judged]
 
     def _keep(self, text: str, score: LineScore) -> None:
         """Cache the score of a line; a full cache is emptied first."""

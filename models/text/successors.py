@@ -4,9 +4,11 @@ A line is read token by token (`line_tokens`), and so is its end. The one or two
 *context*: words of many lines as they are, others by their shape. If hundreds of tokens followed a context
 and few of them only once, what never followed it is a *break*: by Good ("The population frequencies of
 species", 1953) the next token is new with the probability of one that occurred once, or that came late. There
-are four kinds:
+are five kinds:
 
 - another word or value: `GET`, `HEAD` and `POST` follow a quote, and `zebra` does not;
+- a word that no line has, also within a token, such as a folder of a path; it is the more improbable, the
+  fewer new words came after the token before;
 - another shape: of all paths none begins without a slash, and no line ends after `status:`;
 - a number over _FAR_BEYOND times the largest in its place, also one that a mask hides;
 - quotes or brackets that are not closed as those of other lines.
@@ -20,7 +22,7 @@ because lines of a new kind have the same break, and the flag rule flags the fir
 >>> lines = [f"10.0.0.{i % 200} {name} /{i}" for i in range(200) for name in ("GET", "HEAD")]
 >>> known = Successors.fit(map(masks.apply, lines), lines)
 >>> line = "10.0.0.7 zebra /7"
->>> known.find(masks.apply(line), line).reason
+>>> known.find(masks.apply(line), line)[0].reason
 '"zebra" where "GET" or "HEAD" was expected'
 
 The successors of a saved model: FILE, a JSON file.
@@ -30,8 +32,11 @@ import json
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import chain
 from math import log2
 from typing import Any, NamedTuple, Self
 
@@ -58,6 +63,9 @@ _LEARNED = 0.6  # of the lines; the rest show how often there are breaks
 _MAX_TOKEN_CHARACTERS = 64  # of a token whose numbers are compared
 _MAX_DIGITS = 18
 _MAX_LISTED = 3  # expected words
+_MAX_P_WORD = 0.02  # probability of a word that no line has
+_PRIOR = 20  # words, with new ones as often as anywhere, that are counted in addition to those after a token
+_WORD = re.compile(r"[^\W\d_]{2,}")
 _START, _END, _BALANCE = "", "\n", "\n\n"  # which no token is
 _IDS = ("uuid", "ip", "hex", "hostname", "alphanumeric", "mac")  # masks of values whose numbers say nothing
 _WITH_NUMBERS = frozenset(placeholder for name, (placeholder, _) in NAMED.items() if name not in _IDS)
@@ -74,12 +82,14 @@ class Break:
 
     Attributes:
         p_value: the fraction of normal lines that have one as improbable. place: what lines that break the
-            same context in the same way have in common. reason: why, in words. start, end: where, in the
-            masked line; both 0 in an event of several lines. bits: -log2 of its probability in its context.
+            same context in the same way have in common. text: what broke it. reason: why, in words. start,
+            end: where, in the masked line; both 0 in an event of several lines. bits: -log2 of its
+            probability in its context.
     """
 
     p_value: float
     place: str
+    text: str
     reason: str
     start: int
     end: int
@@ -96,6 +106,14 @@ class _Item(NamedTuple):
     numbers: Sequence[int]
     start: int
     end: int
+    is_word: bool = False
+
+    def words(self) -> Iterator[tuple[str, int, int]]:
+        """Yield the words in the token, and where they are."""
+        if self.is_word:
+            first = self.end - len(self.text)
+            for word, start, end in _words_in(self.text):
+                yield word, first + start, first + end
 
 
 class _Counter:
@@ -165,22 +183,61 @@ class _Followers:
     numbers: dict[str, tuple[int, Sequence[int]]]
 
 
+@dataclass(frozen=True)
+class _Words:
+    """The words of all lines, also within tokens.
+
+    Attributes:
+        known: these words. new: the probability that the next word is new, by those that occurred once.
+        after: by context, how many words there were, and how many of them occurred once.
+    """
+
+    known: AbstractSet[str]
+    new: float
+    after: Mapping[Context, tuple[int, int]]
+
+    @classmethod
+    def of(cls, lines: Sequence["_Line"], words: frozenset[str]) -> Self:
+        """Return the words of lines; `words` as for `_Line.items`."""
+        places: defaultdict[Context, list[str]] = defaultdict(list)
+        for item in chain.from_iterable(line.items(words) for line in lines):
+            places[item.context] += (word for word, *_ in item.words())
+        counts = Counter(chain.from_iterable(found for at, found in places.items() if len(at) == 1))
+        frequent = sorted(places, key=lambda at: -len(places[at]))[:_MAX_CONTEXTS]
+        after = {at: (len(places[at]), sum(counts[word] == 1 for word in places[at])) for at in frequent}
+        return cls(counts.keys(), _new(sum(n == 1 for n in counts.values()), counts.total()), after)
+
+    def dump(self) -> list[Any]:
+        """Return what `_known` takes."""
+        return [sorted(self.known), self.new, [[at, *counts] for at, counts in self.after.items()]]
+
+    def new_after(self, context: Context) -> float:
+        """Return the probability that a word after one or two tokens is new."""
+        p = self.new
+        for order in _ORDERS:
+            count, once = self.after.get(context[-order:], (0, 0))
+            p = (once + _PRIOR * p) / (count + _PRIOR)
+        return p
+
+
 class Successors:
     """What followed contexts in the lines of a log. Immutable once made, and thread-safe.
 
     Args:
-        words: those that are themselves in a context. contexts: what followed. strengths: the bits of those
-            lines, ascending, that have a break, among the `lines` that show how often there are breaks.
+        words: those that are themselves in a context. contexts: what followed. known: all words; None: it is
+        not known whether one is new. strengths: the bits of those lines, ascending, that have a break, among
+        the `lines` that show how often there are breaks.
     """
 
     def __init__(
         self,
         words: frozenset[str],
         contexts: dict[Context, _Followers],
+        known: _Words | None,
         strengths: Sequence[float],
         lines: int,
     ) -> None:
-        self._words, self._contexts = words, contexts
+        self._words, self._contexts, self._known = words, contexts, known
         self._strengths, self._lines = strengths, lines
 
     @classmethod
@@ -189,61 +246,57 @@ class Successors:
         lines = [_Line.of(one, original) for one, original in zip(masked, originals, strict=True)]
         counts = Counter(word for line in lines for word in {token.value for token in line.tokens})
         words = frozenset(word for word, n in counts.items() if n >= _MIN_WORD_LINES and not _has_digit(word))
-        learned = int(_LEARNED * len(lines))
-        before = cls(words, _followers(lines[:learned], words), [], 0)
+        first, rest = lines[: int(_LEARNED * len(lines))], lines[int(_LEARNED * len(lines)) :]
+        before = cls(words, _followers(first, words), _Words.of(first, words), [], 0)
         strengths: list[float] = []
         seen: set[str] = set()
-        for line in lines[learned:]:
+        for line in rest:
             found = list(before._breaks(line))
-            new = [bits for bits, place, *_ in found if place not in seen]
-            seen.update(place for _, place, *_ in found)
+            new = [one.bits for one in found if one.place not in seen]
+            seen.update(one.place for one in found)
             if new:  # once all lines are known, each context has more
                 strengths.append(round(max(new) - log2(_LEARNED), 2))
-        return cls(words, _followers(lines, words), sorted(strengths), len(lines) - learned)
+        return cls(words, _followers(lines, words), _Words.of(lines, words), sorted(strengths), len(rest))
 
-    def find(self, masked: Masked, original: str) -> Break | None:
-        """Return the most improbable break of a line, or of an event's fingerprint; None if it has none."""
-        line = _Line.of(masked, original)
-        found = max(self._breaks(line), key=lambda one: one[0], default=None)
-        if found is None:
-            return None
-        bits, place, item, largest = found
-        at_least = len(self._strengths) - bisect_left(self._strengths, bits)
-        p = (1 + at_least) / (self._lines + 1)
-        start, end = (item.start, item.end) if line.is_whole else (0, 0)
-        return Break(p, place, self._reason(item, largest), start, end, bits)
+    def find(self, masked: Masked, original: str) -> tuple[Break, ...]:
+        """Return the breaks of a line, or of an event's fingerprint, the most improbable first."""
+        return tuple(sorted(self._breaks(_Line.of(masked, original)), key=lambda one: -one.bits))
 
-    def _breaks(self, line: "_Line") -> Iterator[tuple[float, str, _Item, int | None]]:
-        """Yield the bits of each break, its place, its token, and the largest number if it is one."""
+    def _breaks(self, line: "_Line") -> Iterator[Break]:
         for item in line.items(self._words):
             known = self._contexts.get(item.context)
+            if item.is_word and len(item.context) == max(_ORDERS):
+                yield from self._new_words(line, item, known)
             if known is None:
                 continue
             if item.numbers and (ranges := known.numbers.get(shape(item.original))):
                 count, largest = ranges
                 pairs = zip(item.numbers, largest, strict=False)
-                if above := [most for number, most in pairs if _is_far_above(number, most)]:
-                    yield -log2(_new(0, count)), _place(item, "number"), item, above[0]
+                if above := next((pair for pair in pairs if _is_far_above(*pair)), None):
+                    reason = f"{above[0]:,}{_after(item)}: the highest before was {above[1]:,}"
+                    yield self._break(line, item, "number", _new(0, count), reason)
                     continue
             if known.texts is not None and item.text not in known.texts:
-                yield -log2(known.new_text), _place(item, "text"), item, None
+                yield self._break(line, item, "text", known.new_text, _reason(item, known))
             if known.shapes is not None and item.shape not in known.shapes:
-                yield -log2(known.new_shape), _place(item, "shape"), item, None
+                yield self._break(line, item, "shape", known.new_shape, _reason(item, known))
 
-    def _reason(self, item: _Item, largest: int | None) -> str:
-        last = item.context[-1]
-        after = f" after {_quoted(last)}" if last != _START else " at the beginning"
-        if largest is not None:
-            number = next(n for n in item.numbers if _is_far_above(n, largest))
-            return f"{number:,}{after}: the highest before was {largest:,}"
-        if item.context == (_BALANCE,):
-            return "a quote or bracket is not closed as in other lines"
-        found = "the line ends" if item.text == _END else _quoted(item.original)
-        known = self._contexts[item.context]
-        expected = sorted(known.texts or {}, key=lambda text: -(known.texts or {})[text])
-        if 0 < len(expected) <= _MAX_LISTED:
-            return f"{found} where {' or '.join(map(_quoted, sorted(expected)))} was expected"
-        return f"{found}{after}, as in none of {known.count:,} places"
+    def _new_words(self, line: "_Line", item: _Item, followers: _Followers | None) -> Iterator[Break]:
+        known = self._known
+        for word, start, end in item.words() if known else ():
+            if known and word not in known.known and (p := known.new_after(item.context)) <= _MAX_P_WORD:
+                found = item._replace(context=item.context[-1:], text=word, start=start, end=end)
+                reason = f"{_quoted(word)}{_after(item)}, a word that no line has"
+                if followers and followers.texts is not None:
+                    reason = _reason(item, followers)
+                yield self._break(line, found, "word", p, reason)
+
+    def _break(self, line: "_Line", item: _Item, kind: str, probability: float, reason: str) -> Break:
+        bits = -log2(probability)
+        at_least = len(self._strengths) - bisect_left(self._strengths, bits)
+        start, end = (item.start, item.end) if line.is_whole else (0, 0)
+        p = (1 + at_least) / (self._lines + 1)
+        return Break(p, f"{kind} {item.context}", item.text, reason, start, end, bits)
 
     def dump(self) -> bytes:
         """Return the contents of FILE."""
@@ -255,6 +308,7 @@ class Successors:
             "format_version": FORMAT_VERSION,
             "words": sorted(self._words),
             "contexts": contexts,
+            "known": self._known and self._known.dump(),
             "strengths": self._strengths,
             "lines": self._lines,
         }
@@ -270,8 +324,9 @@ class Successors:
         """
         with json_record(data, FILE, FORMAT_VERSION) as record:
             contexts = {tuple(map(str, context)): _loaded(rest) for context, *rest in record["contexts"]}
+            known = _known(*record["known"]) if record.get("known") else None
             strengths = sorted(map(float, record["strengths"]))
-            return cls(frozenset(map(str, record["words"])), contexts, strengths, int(record["lines"]))
+            return cls(frozenset(map(str, record["words"])), contexts, known, strengths, int(record["lines"]))
 
 
 @dataclass(frozen=True)
@@ -305,7 +360,9 @@ class _Line:
             original, numbers = _numbers(value, values) if is_shaped else (value, [])
             for order in _ORDERS:
                 context = tuple(before[-order:])
-                yield _Item(context, token.text, own, original, numbers, token.start, token.end)
+                yield _Item(
+                    context, token.text, own, original, numbers, token.start, token.end, token.is_word
+                )
             before.append(token.text if value in words else own)
         if len(self.tokens) <= MAX_TOKENS:
             end = self.tokens[-1].end if self.tokens else 0
@@ -314,6 +371,11 @@ class _Line:
                 yield _Item(tuple(before[-order:]), _END, _END, _END, [], start, end)
             balance = _balance(self.text)
             yield _Item((_BALANCE,), balance, balance, balance, [], start, end)
+
+
+@lru_cache(maxsize=1 << 14)
+def _words_in(text: str) -> tuple[tuple[str, int, int], ...]:
+    return tuple((word[0], word.start(), word.end()) for word in _WORD.finditer(text))
 
 
 def _followers(lines: Sequence[_Line], words: frozenset[str]) -> dict[Context, _Followers]:
@@ -352,8 +414,19 @@ def _is_far_above(number: int, largest: int) -> bool:
     return number > _FAR_BEYOND * max(largest, 2)
 
 
-def _place(item: _Item, kind: str) -> str:
-    return f"{kind} {item.context}"
+def _reason(item: _Item, known: _Followers) -> str:
+    if item.context == (_BALANCE,):
+        return "a quote or bracket is not closed as in other lines"
+    found = "the line ends" if item.text == _END else _quoted(item.original)
+    expected = sorted(map(_quoted, known.texts or {}))
+    if 0 < len(expected) <= _MAX_LISTED:
+        return f"{found} where {' or '.join(expected)} was expected"
+    return f"{found}{_after(item)}, as in none of {known.count:,} places"
+
+
+def _after(item: _Item) -> str:
+    last = item.context[-1]
+    return f" after {_quoted(last)}" if last != _START else " at the beginning"
 
 
 def _quoted(text: str) -> str:
@@ -377,3 +450,10 @@ def _loaded(record: Sequence[Any]) -> _Followers:
         float(new_shape),
         {str(form): (int(n), list(map(int, largest))) for form, (n, largest) in numbers.items()},
     )
+
+
+def _known(words: Sequence[str], new: float, after: Sequence[tuple[Context, int, int]]) -> _Words:
+    if not 0 < new <= 1:
+        raise ValueError("not a probability")
+    counts = {tuple(map(str, context)): (int(count), int(once)) for context, count, once in after}
+    return _Words(frozenset(map(str, words)), float(new), counts)

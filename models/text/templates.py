@@ -109,10 +109,6 @@ class Rarity:
 _COMMON = 0.9  # of the lines: words in more of them do not count as words in common
 _MAX_COMPARED = 200  # templates with which a new line is compared
 _MAX_VALUES = 32  # of a wildcard that are kept, the most frequent ones
-_MAX_FREQUENT = 200  # templates that lines may break, the most frequent ones
-_MIN_FREQUENT = 20  # training lines of each
-_MAX_BROKEN = 2  # words in which a line differs from a template that it breaks
-_MIN_KEPT = 2  # fixed words that it keeps, for each that it breaks
 
 
 @dataclass(frozen=True)
@@ -186,7 +182,6 @@ class ParsedLine:
         template_bits: -log2 of the fraction of training lines whose template is as rare or rarer.
         parameter_bits: rarity of the rarest value among those of the same wildcard; 0 for a new template.
         fixed_fraction: the fraction of the line's tokens that are not values; 0 for a new template.
-        broken: of a new template, the most frequent one that it breaks, and where; "" if there is none.
     """
 
     template: Template
@@ -194,7 +189,6 @@ class ParsedLine:
     template_bits: float
     parameter_bits: float
     fixed_fraction: float = 0.0
-    broken: str = ""
 
 
 class Templates:
@@ -232,8 +226,6 @@ class Templates:
             self._tree.add(structure_of_template(one.tokens), one.first_word, index)
             for index, one in enumerate(known)
         ]
-        frequent = [i for i, one in enumerate(known) if one.count >= _MIN_FREQUENT]
-        self._frequent = sorted(frequent, key=lambda i: -known[i].count)[:_MAX_FREQUENT]
 
     @classmethod
     def fit(cls, lines: Iterable[str], opener: Opener | None = None) -> Self:
@@ -299,8 +291,7 @@ class Templates:
         new = self._generalized(tokens)
         values = [token.value for token, own in zip(tokens, new, strict=True) if is_wildcard(own)]
         rarity = self.rarity_of_count(0)
-        broken = self._broken([token.text for token in tokens])
-        return ParsedLine(Template(pattern(new), 0), tuple(values), rarity, 0.0, broken=broken)
+        return ParsedLine(Template(pattern(new), 0), tuple(values), rarity, 0.0)
 
     def _match(self, tokens: Sequence[Token]) -> int | None:
         """Return the template that the tokens match; of several the one with the fewest wildcards."""
@@ -323,30 +314,8 @@ class Templates:
             for token, other in zip(tokens, own, strict=True)
         )
 
-    def _broken(self, texts: Sequence[str]) -> str:
-        """Return the most frequent template that a new line breaks, and where; "" if it breaks none."""
-        for known in map(self.known.__getitem__, self._frequent):
-            if places := _broken_places(known.tokens, texts):
-                return f"{known.template.pattern} {places}"
-        return ""
-
     def _leaf(self, tokens: Sequence[Token]) -> Sequence[int]:
         return self._tree.leaf(structure_of_line(tokens), first_word(tokens, self.common))
-
-
-def _broken_places(template: Tokens, texts: Sequence[str]) -> list[int]:
-    """Return where a line breaks a template: in one or two words, or where it ends early; none if nowhere."""
-    own = template[: len(texts)]
-    fixed = [i for i, token in enumerate(own) if not is_wildcard(token)]
-    broken = [i for i in fixed if own[i] != texts[i]]
-    if len(own) < len(texts):
-        return []
-    if len(template) > len(texts):
-        last = len(texts) - 1  # it may be cut, too
-        is_cut = not broken or (broken == [last] and str(own[last]).startswith(texts[last]))
-        return [len(texts)] if is_cut and len(fixed) > _MIN_KEPT else []
-    is_like = len(broken) <= _MAX_BROKEN and len(fixed) - len(broken) >= _MIN_KEPT * len(broken)
-    return broken if is_like else []
 
 
 @dataclass

@@ -37,8 +37,8 @@ from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.app.scoring.scored_lines import ScoredLines
-from nextchar.models.anomaly.alerts import AlertKey, Occurrence
-from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.alerts import Occurrence
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
 from nextchar.models.anomaly.flag_rule import FlagRule
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
@@ -95,7 +95,7 @@ class _Scored:
     scorer: CalibratedScorer
     line: LineReading
     score: LineScore
-    key: AlertKey | None = None  # that of its alert, if it is flagged or a repeat
+    judged: Judged | None = None
 
 
 class _ClaimRenewer:
@@ -333,8 +333,9 @@ class IngestScoring:
                 stored = self.streams.rules.read(model, name)
                 rules[name] = FlagRule.load(stored, one.scorer.rule.rate, one.scorer.rule.templates)
             one.scorer.rule = rules.get(name)
-            score, key = one.scorer.judge(one.score, one.line, now=one.entry.received_at)
-            judged.append(replace(one, score=score, key=key))
+            verdict = one.scorer.judge(one.score, one.line, now=one.entry.received_at)
+            score = verdict.score
+            judged.append(replace(one, score=score, judged=verdict))
             if name not in neighbors:
                 neighbors[name] = self.streams.rules.neighbors(model, name)
             text = one.scorer.loaded.vocabulary.to_text(one.line.original)
@@ -346,7 +347,7 @@ class IngestScoring:
 
         Can be repeated after any error.
         """
-        rare = [one for one in scored if one.key]
+        rare = [one for one in scored if one.judged and one.judged.key]
         ids = {one.entry.id for one in rare}
         occurrences = [_occurrence(one) for one in rare]
         events = [
@@ -418,9 +419,10 @@ def _is_default(one: _Scored) -> bool:
 
 def _occurrence(one: _Scored) -> Occurrence:
     meta = one.entry.meta
+    assert one.judged is not None, "rare lines are judged"
     found = occurrence_of(
         one.scorer,
-        RareLine(one.line, one.score, one.key),
+        RareLine(one.line, one.judged),
         arrived=one.entry.received_at,
         source=meta.source or "",
         entry=one.entry.id,

@@ -267,7 +267,9 @@ class Model:
         scorer = CalibratedScorer(self.loaded, calibration, options)
         events = self.loaded.scorer.events(map(self._characters_of, lines))
         read = scorer.read(list(events))
-        return [scorer.judge(score, line)[0] for score, line in zip(scorer.scores(read), read, strict=True)]
+        return [
+            scorer.judge(score, line).score for score, line in zip(scorer.scores(read), read, strict=True)
+        ]
 
     def heatmap(self, text: str) -> "Heatmap":
         """Return a picture of `text` for a notebook's cell: the more bits a character cost, the hotter."""

@@ -242,7 +242,8 @@ def test_a_line_with_a_word_where_others_never_have_it_is_rarer_than_its_score_s
     usual, broken = scored(service, b"ab of ba is ab\nab of bb is ab\n", detail="line")
     assert (usual["anomalous"], broken["anomalous"]) == (False, True)
     assert "reason" not in usual and broken["reason"] == '"bb" where "ba" was expected'
-    assert {"start": 6, "end": 8, "bits": 9.9687} in broken["spans"]
+    [span] = broken["spans"]
+    assert (span["start"], span["end"]) == (6, 8) and span["bits"] > 9.9687  # those of a known word there
     assert broken["p_value"] == pytest.approx(1 / 201, abs=1e-6)  # by its score it is not rare
     stream(service, b"ab of bb is ab\n" * 2, alerts=True)
     [alert] = service.http.get("/v1/models/fake/alerts").json()["data"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.anomaly.flag_rule import CHANGED_KEY, WINDOW_LINES, Change, FlagRule, Verdict
+from nextchar.models.text.successors import Break
 from nextchar.models.text.templates import Templates
 
 KNOWN = Templates.fit(
@@ -29,8 +30,31 @@ def _judge(rule: FlagRule, text: str, score: float, now: float | None) -> Verdic
     if not score:
         rule.count(is_unusual=False)
         return None
+    return rare(rule, text, score, now=now)
+
+
+def rare(
+    rule: FlagRule, text: str, score: float, breaks: Sequence[Break] = (), *, now: float | None = None
+) -> Verdict:
+    """Return what becomes of a line that is rare for its score, or for breaks alone."""
     parsed = KNOWN.parse(text)
-    return rule.judge(text, AlertKey(parsed.template.pattern, "0:x"), parsed, score=score, now=now, line=text)
+    key = AlertKey(parsed.template.pattern, "0:x")
+    p, is_rare = 2**-score, not breaks
+    return rule.judge(
+        text,
+        key,
+        parsed,
+        score=score,
+        estimated_p=p,
+        breaks=breaks,
+        is_rare=is_rare,
+        now=now,
+        line=text,
+    )
+
+
+def broken(text: str, place: str = "text (' of',)", *, bits: float = 11.0) -> Break:
+    return Break(0.001, place, text, "", 0, 0, bits)
 
 
 def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:
@@ -56,38 +80,48 @@ def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
 
 def test_damaged_lines_are_flagged_in_a_flood_of_new_templates() -> None:
     r = random.Random(1)
-    flood: list[Line] = [(" ".join(_word(r) for _ in range(6)), r.uniform(12, 30)) for _ in range(1_000)]
-    damaged = [
-        "login of user1 zebra host1",
-        "disk array of the second sda is full again",
-        "disk sda of the sec",
-    ]
-    assert all(KNOWN.parse(text).broken for text in damaged)
-    assert flags(FlagRule(0.01, KNOWN), [*flood, *((text, 7.0) for text in damaged)])[-3:] == [True] * 3
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [(" ".join(_word(r) for _ in range(6)), r.uniform(12, 30)) for _ in range(1_000)])
+    damaged = ("login of user1 zebra host1", "disk sda of the sec")
+    assert all(rare(rule, text, 7.0, [broken(text, text)]).is_flagged for text in damaged)
 
 
-def test_of_lines_that_break_a_template_in_one_place_two_are_flagged() -> None:
+def test_of_lines_with_a_break_in_one_place_two_are_flagged() -> None:
     r = random.Random(1)
-    lines: list[Line] = [(f"login of user1 {_word(r)} host1", 9.0) for _ in range(30)]
-    verdicts = judge(FlagRule(0.01, KNOWN), lines)
-    assert [v and v.is_flagged for v in verdicts] == [True] * 2 + [False] * 28
-    assert {v.key for v in verdicts[2:] if v} == {v.key for v in verdicts[1:2] if v}
+    rule = FlagRule(0.01, KNOWN)
+    words = [_word(r) for _ in range(30)]
+    verdicts = [rare(rule, f"login of user1 {word} host1", 9.0, [broken(word)]) for word in words]
+    assert [verdict.is_flagged for verdict in verdicts] == [True] * 2 + [False] * 28
+    assert {verdict.key for verdict in verdicts[2:]} == {verdicts[1].key}
+
+
+def test_a_repeat_with_another_break_is_flagged() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    known = broken("mars", "text (' from',)", bits=14.0)
+    flood = [rare(rule, f"login of user{i} from mars", 9.0, [known]) for i in range(100)]
+    assert [verdict.is_flagged for verdict in flood[:3]] == [True, True, False]
+    other = [known, broken("zebra")]
+    assert rare(rule, "login zebra user1 from mars", 9.0, other).is_flagged
+    assert not rare(
+        FlagRule.load(rule.dump(), 0.01, KNOWN), "login zebra user1 from mars", 9.0, other
+    ).is_flagged
+
+
+def test_once_many_lines_are_as_rare_they_are_less_severe() -> None:
+    r = random.Random(1)
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [("", 0.0)] * 900)
+    few = [rare(rule, f"{_word(r)} {_word(r)} failed {_word(r)}", 20.0) for _ in range(5)]
+    assert [verdict.estimated_p for verdict in few] == [2**-20] * 5
+    judge(rule, [(f"login of user{i} from mars", 9.0) for i in range(60)])
+    assert rare(rule, f"{_word(r)} {_word(r)} failed {_word(r)}", 20.0).estimated_p > 1e-3
+    assert rare(rule, "bus error now", 25.0).estimated_p == 2**-25
 
 
 @pytest.mark.parametrize(("normal", "flagged"), [(0, 1), (10_000, 12)])
 def test_a_kind_is_flagged_while_it_has_a_tenth_of_what_the_rate_explains(normal: int, flagged: int) -> None:
     lines: list[Line] = [("", 0.0)] * normal + new_kind(50)
     assert sum(flags(FlagRule(0.01, KNOWN), lines)) == pytest.approx(flagged, abs=1)
-
-
-def test_lines_that_are_rare_for_one_break_alone_are_of_one_kind() -> None:
-    rule = FlagRule(0.01, KNOWN)
-    texts = [f"login of user{i} from host{i % 7}" for i in range(4)]
-    verdicts = [
-        rule.judge(text, AlertKey("login", f"{i}:x"), KNOWN.parse(text), score=1.0, place="number (' from',)")
-        for i, text in enumerate(texts)
-    ]
-    assert [verdict.is_flagged for verdict in verdicts] == [True, True, False, False]
 
 
 @pytest.mark.parametrize("normal", [0, 3_000])
