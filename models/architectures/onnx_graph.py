@@ -32,8 +32,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+import onnx.parser
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, numpy_helper
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -57,98 +58,65 @@ def stateful_lstm_graph(weights: Weights) -> bytes:
         ValueError: a weight is missing or unexpected, or its shape does not match the others.
     """
     units = check_weights(weights)
-    layers = len(units)
     constants = {name.replace("/", "_"): weights[name] for name in _CONSTANTS if name in weights}
-    hidden = []
-    if "hidden/kernel" in weights:
-        hidden = [
-            helper.make_node("MatMul", ["asked", "hidden_kernel"], ["hidden_product"], name="hidden"),
-            helper.make_node("Add", ["hidden_product", "hidden_bias"], ["hidden_sum"]),
-            helper.make_node("Relu", ["hidden_sum"], ["hidden"]),
-        ]
-    nodes = [
-        helper.make_node("Gather", ["embedding", "ids"], ["x0"]),  # (T, B, E)
-        helper.make_node("Unsqueeze", ["state", "zero"], ["state_1"]),  # (1, B, S)
-        helper.make_node(
-            "Split", ["state_1", "widths"], [f"{kind}{i}" for i in range(layers) for kind in "hc"], axis=2
-        ),
-    ]
-    for i in range(layers):
-        for name, value in _layer_constants(weights, i).items():
-            constants[f"{name}{i}"] = value
-        nodes.append(
-            helper.make_node(
-                "LSTM",
-                [f"x{i}", f"w{i}", f"r{i}", f"b{i}", "", f"h{i}", f"c{i}"],
-                [f"y{i}", f"next_h{i}", f"next_c{i}"],
-                name=f"lstm_{i}",
-                hidden_size=units[i],
-            )
-        )
-        nodes.append(helper.make_node("Squeeze", [f"y{i}", "one"], [f"x{i + 1}"]))  # (T, B, H)
-    nodes += [
-        helper.make_node("Reshape", ["first", "one"], ["starts"]),
-        helper.make_node("Slice", [f"x{layers}", "starts", "end", "zero"], ["asked"]),  # (T - first, B, H)
-        *hidden,
-        helper.make_node(
-            "MatMul", ["hidden" if hidden else "asked", "dense_kernel"], ["product"], name="dense"
-        ),
-        helper.make_node("Add", ["product", "dense_bias"], ["logits"]),
-        helper.make_node(
-            "Concat", [f"next_{kind}{i}" for i in range(layers) for kind in "hc"], ["next_1"], axis=2
-        ),
-        helper.make_node("Squeeze", ["next_1", "zero"], ["next_state"]),
-    ]
-    integers = {
-        "zero": [0],
-        "one": [1],
-        "end": [_SLICE_END],
-        "widths": [width for h in units for width in (h, h)],
-    }
-    return _serialized(
-        "stateful_lstm",
-        nodes,
-        constants,
-        integers,
-        state_size=2 * sum(units),
-        vocabulary_size=weights["dense/bias"].shape[0],
-    )
+    has_hidden, lstms = "hidden/kernel" in weights, ""
+    for i, h in enumerate(units):
+        constants |= _layer_constants(weights, i)
+        inputs = f"x{i}, w{i}, r{i}, b{i}, , h{i}, c{i}"
+        lstms += f"""
+            [lstm_{i}] y{i}, next_h{i}, next_c{i} = LSTM <hidden_size = {h}> ({inputs})
+            x{i + 1} = Squeeze (y{i}, one)  # (T, B, H)"""
+    nodes = f"""
+            x0 = Gather (embedding, ids)  # (T, B, E)
+            state_1 = Unsqueeze (state, zero)  # (1, B, S)
+            {_all("h{0}, c{0}", units)} = Split <axis = 2> (state_1, widths)
+            {lstms}
+            starts = Reshape (first, one)
+            asked = Slice (x{len(units)}, starts, end, zero)  # (T - first, B, H)
+            {_HIDDEN if has_hidden else ""}
+            [dense] product = MatMul ({"hidden" if has_hidden else "asked"}, dense_kernel)
+            logits = Add (product, dense_bias)
+            next_1 = Concat <axis = 2> ({_all("next_h{0}, next_c{0}", units)})
+            next_state = Squeeze (next_1, zero)"""
+    integers: dict[str, ArrayLike] = {"zero": [0], "one": [1], "end": [_SLICE_END]}
+    integers["widths"] = np.repeat(units, 2)
+    size = 2 * sum(units), len(weights["dense/bias"])
+    return _serialized("stateful_lstm", nodes, constants, integers, *size)
+
+
+_HIDDEN = """
+            [hidden] hidden_product = MatMul (asked, hidden_kernel)
+            hidden_sum = Add (hidden_product, hidden_bias)
+            hidden = Relu (hidden_sum)"""
+
+
+def _all(names: str, layers: Sequence[int]) -> str:
+    return ", ".join(names.format(i) for i in range(len(layers)))
 
 
 def _serialized(
     name: str,
-    nodes: Sequence[onnx.NodeProto],
+    nodes: str,
     constants: Weights,
-    integers: Mapping[str, int | Sequence[int]],
-    *,
+    integers: Mapping[str, ArrayLike],
     state_size: int,
     vocabulary_size: int,
 ) -> bytes:
     """Return a validated graph with the runtime's inputs and outputs.
 
-    `constants` are stored as float32, `integers` as int64.
+    `nodes` are in ONNX's textual syntax. `constants` are stored as float32, `integers` as int64.
     """
-    initializers = [
-        numpy_helper.from_array(np.ascontiguousarray(v, np.float32), k) for k, v in constants.items()
-    ]
-    initializers += [numpy_helper.from_array(np.array(v, np.int64), k) for k, v in integers.items()]
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [
-            helper.make_tensor_value_info("ids", TensorProto.INT32, ["T", "B"]),
-            helper.make_tensor_value_info("state", TensorProto.FLOAT, ["B", state_size]),
-            helper.make_tensor_value_info("first", TensorProto.INT64, []),
-        ],
-        [
-            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["asked", "B", vocabulary_size]),
-            helper.make_tensor_value_info("next_state", TensorProto.FLOAT, ["B", state_size]),
-        ],
-        initializers,
+    model = onnx.parser.parse_model(
+        f"""<ir_version: {IR_VERSION}, opset_import: ["": {OPSET}], producer_name: "nextchar">
+        {name} (int32[T, B] ids, float[B, {state_size}] state, int64 first)
+        => (float[asked, B, {vocabulary_size}] logits, float[B, {state_size}] next_state) {{{nodes}
+        }}"""
     )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="nextchar"
-    )
+    arrays = {k: np.ascontiguousarray(v, np.float32) for k, v in constants.items()}
+    arrays |= {k: np.array(v, np.int64) for k, v in integers.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(array, k) for k, array in arrays.items())
+    for node in model.graph.node:
+        node.ClearField("domain")  # the same bytes as without it
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 
@@ -229,9 +197,11 @@ def _check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
 def _layer_constants(weights: Weights, i: int) -> dict[str, NDArray[np.float32]]:
     bias = _onnx_gates(weights[f"lstm_{i}/bias"][None])
     return {
-        "w": _onnx_gates(weights[f"lstm_{i}/kernel"])[None],  # (1, 4H, E or H)
-        "r": _onnx_gates(weights[f"lstm_{i}/recurrent"])[None],  # (1, 4H, H)
-        "b": np.concatenate([bias[:, 0], np.zeros_like(bias[:, 0])])[None],  # (1, 8H); ONNX has two biases
+        f"w{i}": _onnx_gates(weights[f"lstm_{i}/kernel"])[None],  # (1, 4H, E or H)
+        f"r{i}": _onnx_gates(weights[f"lstm_{i}/recurrent"])[None],  # (1, 4H, H)
+        f"b{i}": np.concatenate([bias[:, 0], np.zeros_like(bias[:, 0])])[
+            None
+        ],  # (1, 8H); ONNX has two biases
     }
 
 
@@ -271,85 +241,58 @@ def window_graph(weights: Weights, *, context: int) -> bytes:
         ValueError: a weight is missing or unexpected, or its shape does not match the others.
     """
     vocabulary_size, units = _check_window_weights(weights)
-    cell = _hidden_cell if "hidden/kernel" in weights else _recurrent_cell
-    nodes = [
-        helper.make_node("Cast", ["state"], ["before_rows"], to=TensorProto.INT32),
-        helper.make_node("Transpose", ["before_rows"], ["before"]),  # (C - 1, B)
-        helper.make_node("Concat", ["before", "ids"], ["text"], axis=0),  # (C - 1 + T, B)
-        helper.make_node("Slice", ["text", "last_begins", "end", "axis_0"], ["after"]),
-        helper.make_node("Cast", ["after"], ["after_floats"], to=TensorProto.FLOAT),
-        helper.make_node("Transpose", ["after_floats"], ["next_state"]),
-        helper.make_node("Reshape", ["first", "one_number"], ["begin_0"]),
-        helper.make_node("Shape", ["ids"], ["steps"], start=0, end=1),
-        helper.make_node("Slice", ["ids", "begin_0", "steps", "axis_0"], ["asked"]),  # (n, B), n = T - first
-        helper.make_node("Unsqueeze", ["asked", "last_axis"], ["asked_1"]),
-        helper.make_node("Cast", ["asked_1"], ["asked_floats"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["asked_floats", "no_units"], ["h_0"]),  # (n, B, H) zeros
-    ]
-    for j in range(context):  # the j-th character of all n * B windows
-        nodes += _character(j)
-        nodes += cell(j)
-        nodes.append(helper.make_node("Where", [f"known_{j}", f"new_{j}", f"h_{j}"], [f"h_{j + 1}"]))
-    nodes += [
-        helper.make_node("MatMul", [f"h_{context}", "dense_kernel"], ["product"], name="dense"),
-        helper.make_node("Add", ["product", "dense_bias"], ["logits"]),
-    ]
+    cell = _HIDDEN_CELL if "hidden/kernel" in weights else _RECURRENT_CELL
+    first_cell = _FIRST_CELL if "hidden/kernel" in weights else cell
+    # The j-th character of all n * B windows, n = T - first.
+    windows = "".join(
+        (_CHARACTER + (cell if j else first_cell) + _AFTER).format(j=j, next=j + 1) for j in range(context)
+    )
+    nodes = f"""
+            before_rows = Cast <to = {TensorProto.INT32}> (state)
+            before = Transpose (before_rows)  # (C - 1, B)
+            text = Concat <axis = 0> (before, ids)  # (C - 1 + T, B)
+            after = Slice (text, last_begins, end, axis_0)
+            after_floats = Cast <to = {TensorProto.FLOAT}> (after)
+            next_state = Transpose (after_floats)
+            begin_0 = Reshape (first, one_number)
+            steps = Shape <end = 1, start = 0> (ids)
+            asked = Slice (ids, begin_0, steps, axis_0)  # (n, B)
+            asked_1 = Unsqueeze (asked, last_axis)
+            asked_floats = Cast <to = {TensorProto.FLOAT}> (asked_1)
+            h_0 = Mul (asked_floats, no_units)  # (n, B, H) zeros
+            {windows}
+            [dense] product = MatMul (h_{context}, dense_kernel)
+            logits = Add (product, dense_bias)"""
     constants = {name.replace("/", "_"): value for name, value in weights.items()}
     constants["no_units"] = np.zeros(units, np.float32)
-    integers = {
-        "axis_0": [0],
-        "last_axis": [2],
-        "one_number": [1],
-        "end": [_SLICE_END],
-        "last_begins": [1 - context],
-        **{f"offset_{j}": [j] for j in range(context)},
-    }
-    return _serialized(
-        "window",
-        nodes,
-        constants,
-        integers,
-        state_size=context - 1,
-        vocabulary_size=vocabulary_size,
-    )
+    integers = {"axis_0": [0], "last_axis": [2], "one_number": [1], "end": [_SLICE_END]}
+    integers |= {"last_begins": [1 - context], **{f"offset_{j}": [j] for j in range(context)}}
+    return _serialized("window", nodes, constants, integers, context - 1, vocabulary_size)
 
 
-def _character(j: int) -> list[onnx.NodeProto]:
-    """Return nodes for x_j (n, B, H) and known_j (n, B, 1) of the j-th character of each window."""
-    return [
-        helper.make_node("Add", ["begin_0", f"offset_{j}"], [f"begins_{j}"]),
-        helper.make_node("Add", ["steps", f"offset_{j}"], [f"ends_{j}"]),
-        helper.make_node("Slice", ["text", f"begins_{j}", f"ends_{j}", "axis_0"], [f"ids_{j}"]),  # (n, B)
-        helper.make_node("Gather", ["table", f"ids_{j}"], [f"x_{j}"]),
-        helper.make_node("Unsqueeze", [f"ids_{j}", "last_axis"], [f"column_{j}"]),
-        helper.make_node("Cast", [f"column_{j}"], [f"known_{j}"], to=TensorProto.BOOL),  # whether not 0
-    ]
-
-
-def _recurrent_cell(j: int) -> list[onnx.NodeProto]:
-    """Return nodes for new_j = relu(x_j + h_j U)."""
-    return [
-        helper.make_node("MatMul", [f"h_{j}", "recurrent_kernel"], [f"passed_{j}"], name=f"recurrent_{j}"),
-        helper.make_node("Add", [f"x_{j}", f"passed_{j}"], [f"sum_{j}"]),
-        helper.make_node("Relu", [f"sum_{j}"], [f"new_{j}"]),
-    ]
-
-
-def _hidden_cell(j: int) -> list[onnx.NodeProto]:
-    """Return nodes for new_j = x_j + tanh(h_j U + b), or x_j if h_j is undefined."""
-    if j == 0:
-        return [
-            helper.make_node("Identity", ["x_0"], ["new_0"]),
-            helper.make_node("Identity", ["known_0"], ["begun_1"]),
-        ]
-    return [
-        helper.make_node("MatMul", [f"h_{j}", "hidden_kernel"], [f"product_{j}"], name=f"hidden_{j}"),
-        helper.make_node("Add", [f"product_{j}", "hidden_bias"], [f"sum_{j}"]),
-        helper.make_node("Tanh", [f"sum_{j}"], [f"passed_{j}"]),
-        helper.make_node("Add", [f"x_{j}", f"passed_{j}"], [f"both_{j}"]),
-        helper.make_node("Where", [f"begun_{j}", f"both_{j}", f"x_{j}"], [f"new_{j}"]),
-        helper.make_node("Or", [f"begun_{j}", f"known_{j}"], [f"begun_{j + 1}"]),
-    ]
+_CHARACTER = f"""
+            begins_{{j}} = Add (begin_0, offset_{{j}})
+            ends_{{j}} = Add (steps, offset_{{j}})
+            ids_{{j}} = Slice (text, begins_{{j}}, ends_{{j}}, axis_0)  # (n, B)
+            x_{{j}} = Gather (table, ids_{{j}})  # (n, B, H)
+            column_{{j}} = Unsqueeze (ids_{{j}}, last_axis)
+            known_{{j}} = Cast <to = {TensorProto.BOOL}> (column_{{j}})  # (n, B, 1), whether not 0"""
+_RECURRENT_CELL = """
+            [recurrent_{j}] passed_{j} = MatMul (h_{j}, recurrent_kernel)
+            sum_{j} = Add (x_{j}, passed_{j})
+            new_{j} = Relu (sum_{j})"""
+_FIRST_CELL = """
+            new_{j} = Identity (x_{j})
+            begun_{next} = Identity (known_{j})"""
+_HIDDEN_CELL = """
+            [hidden_{j}] product_{j} = MatMul (h_{j}, hidden_kernel)
+            sum_{j} = Add (product_{j}, hidden_bias)
+            passed_{j} = Tanh (sum_{j})
+            both_{j} = Add (x_{j}, passed_{j})
+            new_{j} = Where (begun_{j}, both_{j}, x_{j})
+            begun_{next} = Or (begun_{j}, known_{j})"""
+_AFTER = """
+            h_{next} = Where (known_{j}, new_{j}, h_{j})"""
 
 
 def _check_window_weights(weights: Weights) -> tuple[int, int]:
