@@ -125,6 +125,12 @@ export function isAbort(error) {
   return error?.name === "AbortError";
 }
 
+/** Call `action` every `ms` milliseconds while the page is shown, until `signal` is aborted. */
+export function repeat(action, ms, signal) {
+  const timer = setInterval(() => document.hidden || action(), ms);
+  signal.addEventListener("abort", () => clearInterval(timer));
+}
+
 /** Return after `ms` milliseconds, or at once when `signal` is aborted. */
 export function delay(ms, signal) {
   return new Promise((resolve) => {

@@ -7,12 +7,13 @@
 import { h, replace } from "../dom.js";
 import { count, plural } from "../format.js";
 import { isTyping } from "../shortcuts.js";
+import { timeAgo } from "./facts.js";
 
 /**
  * @typedef {object} Column
  * @property {string} label
- * @property {(item: any) => import('../dom.js').Child} cell
  * @property {(item: any) => any} [value] what the column is sorted by; without it, it is not
+ * @property {(item: any) => import('../dom.js').Child} [cell] what is shown; by default the value, or a dash
  * @property {boolean} [isDescending] whether the first click shows the largest values first
  * @property {boolean} [isNumber]
  * @property {boolean} [isTitle] whether it names the row
@@ -36,7 +37,8 @@ import { isTyping } from "../shortcuts.js";
  * @param {(item: any) => void} [options.onCurrent] the current row has moved to this one
  * @param {(item: any) => boolean} [options.filter]
  * @param {Node[]} [options.controls] further controls in the toolbar
- * @param {(isSearch: boolean) => Node} options.empty what to show without rows
+ * @param {Node} options.empty what to show if there is no item
+ * @param {() => boolean} [options.isFiltered] whether `update` gets only items that match filters
  * @param {AbortSignal} options.signal
  */
 export function dataTable(options) {
@@ -49,6 +51,7 @@ export function dataTable(options) {
     onOpen,
     onCurrent,
     filter = () => true,
+    isFiltered = () => false,
     controls = [],
     signal,
   } = options;
@@ -113,7 +116,9 @@ export function dataTable(options) {
     rows = new Map(shown.map((item) => [key(item), rowOf(item, before.get(key(item)))]));
     arrange([...rows.values()].map(({ row }) => row));
     table.hidden = shown.length === 0;
-    replace(empty, shown.length === 0 && options.empty(words.length > 0));
+    const isSearch = words.length > 0 || isFiltered();
+    const message = isSearch ? h("p.muted", `No ${noun} matches the search and the filters.`) : options.empty;
+    replace(empty, shown.length === 0 && message);
     drawSelection();
   }
 
@@ -128,16 +133,17 @@ export function dataTable(options) {
         onchange: (event) => toggle(key(item), event.target.checked),
       });
     const row = known?.row ?? h("tr", { "data-key": key(item) }, h("td.check", actions.length > 0 && box));
-    const cells = columns.map(({ label, cell, isNumber, isTitle, class: name = "" }) =>
-      h(
-        isTitle ? "th" : "td",
-        {
-          ...(isTitle ? { scope: "row" } : {}),
-          class: `${name}${isNumber ? " right number" : ""}${isTitle ? " title" : ""}`,
-          "data-label": label,
-        },
-        cell(item),
-      ),
+    const cells = columns.map(
+      ({ label, value, cell = (one) => value?.(one) || "–", isNumber, isTitle, class: name = "" }) =>
+        h(
+          isTitle ? "th" : "td",
+          {
+            ...(isTitle ? { scope: "row" } : {}),
+            class: `${name}${isNumber ? " right number" : ""}${isTitle ? " title" : ""}`,
+            "data-label": label,
+          },
+          cell(item),
+        ),
     );
     cells.forEach((cell, index) => {
       const old = row.children[index + 1];
@@ -248,6 +254,16 @@ export function dataTable(options) {
       draw();
     },
   };
+}
+
+/** Return a column of numbers, the largest first at the first click. @returns {Column} */
+export function numberColumn(label, value, format) {
+  return { label, isNumber: true, isDescending: true, value, cell: (item) => format(value(item)) };
+}
+
+/** Return a column of times, the latest first at the first click. @returns {Column} */
+export function timeColumn(label, value) {
+  return { label, isDescending: true, value, cell: (item) => timeAgo(value(item)) };
 }
 
 /** Compare numbers or texts; what is missing is last in both orders. */

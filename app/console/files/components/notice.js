@@ -1,7 +1,7 @@
 /** Messages to the user: errors with what to do about them, hints, warnings, empty states and toasts. */
 
 import { remove } from "../api.js";
-import { h, inlineCode } from "../dom.js";
+import { h, inlineCode, replace } from "../dom.js";
 import { plural } from "../format.js";
 import { confirmAction } from "./dialog.js";
 
@@ -68,30 +68,45 @@ export function emptyState(title, text, ...actions) {
   return h("div.empty-state", h("h2", title), h("p.muted", text), actions.length > 0 && h("div.row", ...actions));
 }
 
-/** Return the message of a table whose search finds nothing. @param {string} noun */
-export function noMatch(noun) {
-  return h("p.muted", `No ${noun} matches the search and the filters.`);
+/**
+ * Return a function that runs an action and shows its error in `node`, unless the view has been left.
+ *
+ * @param {Element} node
+ * @param {AbortSignal} signal of the view
+ * @returns {Attempt}
+ */
+export function attemptIn(node, signal) {
+  return async (action) => {
+    replace(node);
+    try {
+      await action();
+    } catch (error) {
+      if (!signal.aborted) replace(node, errorBox(error));
+    }
+  };
 }
 
 /**
- * Delete what is selected in a table, after a confirmation.
+ * @typedef {(action: () => any) => Promise<void>} Attempt runs an action and shows its error
+ */
+
+/**
+ * Delete one item or several, after a confirmation.
  *
  * @param {string} noun of an item
  * @param {any[]} items
- * @param {{name: (item: any) => string, path: (item: any) => string, text: string, onError: (error: any) => void,
+ * @param {{name: (item: any) => string, path: (item: any) => string, text: string, attempt: Attempt,
  *   onDeleted: () => void}} options
  */
-export async function deleteAll(noun, items, { name, path, text, onError, onDeleted }) {
+export async function deleteAll(noun, items, { name, path, text, attempt, onDeleted }) {
   const what = items.length === 1 ? name(items[0]) : `${items.length} ${plural(noun)}`;
   const action = `Delete the ${items.length === 1 ? noun : plural(noun)}`;
   if (!(await confirmAction({ title: `Delete ${what}?`, text, action }))) return;
-  try {
+  await attempt(async () => {
     for (const item of items) await remove(path(item));
     toast(`${what} ${items.length === 1 ? "was" : "were"} deleted.`);
     onDeleted();
-  } catch (error) {
-    onError(error);
-  }
+  });
 }
 
 /**

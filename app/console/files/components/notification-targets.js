@@ -5,7 +5,7 @@ import { h, replace } from "../dom.js";
 import { confirmAction } from "./dialog.js";
 import { timeAgo } from "./facts.js";
 import { field, select } from "./form-fields.js";
-import { errorBox, hintBox, sentence } from "./notice.js";
+import { attemptIn, errorBox, hintBox, sentence } from "./notice.js";
 
 /** Presets: how the fields of the form become a target. */
 const PRESETS = {
@@ -129,35 +129,27 @@ function targetForm(onAdded) {
 
 function item(target, { signal, onDeleted }) {
   const result = h("div", { role: "status" });
+  const attempt = attemptIn(result, signal);
   const button = h("button.button.small.test", { onclick: test }, "Send test message");
 
   async function test() {
     button.disabled = true;
-    try {
+    await attempt(async () => {
       const response = await post(apiPath("/v1/notification_targets", target.id, "test"), undefined, { signal });
+      if (!response.delivered) throw new Error(sentence(response.error));
       const said = response.answer ? `: ${response.answer}` : "";
-      replace(
-        result,
-        response.delivered
-          ? h("p.small", `Delivered in ${response.seconds} s, status ${response.status}${said}`)
-          : errorBox(new Error(sentence(response.error))),
-      );
-    } catch (error) {
-      if (!signal.aborted) replace(result, errorBox(error));
-    } finally {
-      button.disabled = false;
-    }
+      replace(result, h("p.small", `Delivered in ${response.seconds} s, status ${response.status}${said}`));
+    });
+    button.disabled = false;
   }
 
   async function deleteTarget() {
     const text = "It gets no further message. Messages that wait for it are dropped.";
     if (!(await confirmAction({ title: `Delete ${target.url}?`, text, action: "Delete the target" }))) return;
-    try {
+    await attempt(async () => {
       await request("DELETE", apiPath("/v1/notification_targets", target.id));
       await onDeleted();
-    } catch (error) {
-      replace(result, errorBox(error));
-    }
+    });
   }
 
   const health = target.last_error_at > (target.last_success_at ?? 0) ? `Failed: ${target.last_error}` : "";

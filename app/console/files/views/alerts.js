@@ -1,14 +1,13 @@
 /** The alerts of a model: flagged lines in groups, to acknowledge, label and suppress. Updated while it is shown. */
 
-import { apiPath, get, isAbort, listAll, request } from "../api.js";
+import { apiPath, get, isAbort, listAll, repeat, request } from "../api.js";
 import { decide, PERIODS } from "../components/alert-decisions.js";
 import { alertDetails, alertRarity, severityBadge } from "../components/alert-details.js";
-import { dataTable } from "../components/data-table.js";
-import { timeAgo } from "../components/facts.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { select } from "../components/form-fields.js";
 import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, noMatch } from "../components/notice.js";
+import { emptyState, errorBox } from "../components/notice.js";
 import { notificationTargets } from "../components/notification-targets.js";
 import { saveFile } from "../components/save-file.js";
 import { sparkline } from "../components/sparkline.js";
@@ -130,13 +129,7 @@ export async function alertsView(page) {
           ),
         ],
       },
-      {
-        label: "Count",
-        isNumber: true,
-        isDescending: true,
-        value: (alert) => alert.count,
-        cell: (alert) => integer(alert.count),
-      },
+      numberColumn("Count", (alert) => alert.count, integer),
       { label: "Trend", cell: (alert) => sparkline(alert.counts, alert.interval_s) },
       {
         label: "Source",
@@ -144,18 +137,8 @@ export async function alertsView(page) {
         value: (alert) => alert.sources[0] ?? "",
         cell: (alert) => h("span", { title: alert.sources.join(", ") }, alert.sources.join(", ") || "–"),
       },
-      {
-        label: "First",
-        isDescending: true,
-        value: (alert) => alert.first_seen,
-        cell: (alert) => timeAgo(alert.first_seen),
-      },
-      {
-        label: "Last",
-        isDescending: true,
-        value: (alert) => alert.last_seen,
-        cell: (alert) => timeAgo(alert.last_seen),
-      },
+      timeColumn("First", (alert) => alert.first_seen),
+      timeColumn("Last", (alert) => alert.last_seen),
     ],
     actions: [{ label: "Acknowledge", key: "a", run: (chosen) => decideOn(chosen, { action: "acknowledge" }) }],
     controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", LABELS), bulk],
@@ -164,8 +147,8 @@ export async function alertsView(page) {
       (!filters.label || (alert.label ?? "none") === filters.label),
     onOpen: open,
     onCurrent: (alert) => opened && open(alert),
-    empty: (isSearch) =>
-      isSearch || filters.state !== "open" || filters.severity || filters.label ? noMatch("alert") : noAlert(),
+    empty: noAlert(),
+    isFiltered: () => filters.state !== "open" || Boolean(filters.severity || filters.label),
     signal,
   });
 
@@ -258,18 +241,12 @@ export async function alertsView(page) {
   }
 
   async function exportAlerts(format) {
-    try {
-      const response = await request("GET", `${apiPath("/v1/models", model, "alerts", "export")}?format=${format}`, {
-        signal,
-      });
-      saveFile(await response.blob(), `${model.split("@")[0]}-alerts.${format}`);
-    } catch (error) {
-      showError(error);
-    }
+    const path = apiPath("/v1/models", model, "alerts", "export");
+    const response = await request("GET", `${path}?format=${format}`, { signal });
+    saveFile(await response.blob(), `${model.split("@")[0]}-alerts.${format}`);
   }
 
-  const timer = setInterval(() => document.hidden || poll(), POLL_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  repeat(poll, POLL_MS, signal);
   window.addEventListener(
     "keydown",
     ({ key, defaultPrevented }) =>
@@ -287,7 +264,11 @@ export async function alertsView(page) {
   picker.setAttribute("aria-label", "Model");
   const live = h("a.button.small", { href: liveAddress(model) }, "Live lines");
   const exportButton = (label, format) =>
-    h("button.button.small", { "aria-label": `Export ${label}`, onclick: () => exportAlerts(format) }, label);
+    h(
+      "button.button.small",
+      { "aria-label": `Export ${label}`, onclick: () => exportAlerts(format).catch(showError) },
+      label,
+    );
   const layout = h("div", { class: `table-with-panel${opened ? " has-panel" : ""}` }, table.node, details.node);
   load();
   return h(

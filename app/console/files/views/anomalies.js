@@ -4,7 +4,7 @@ import { apiPath, get, post } from "../api.js";
 import { field, select } from "../components/form-fields.js";
 import { investigation } from "../components/investigation.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
+import { attemptIn, emptyState, errorBox, hintBox, toast, warningBox } from "../components/notice.js";
 import { runProgress } from "../components/run-progress.js";
 import { h, replace } from "../dom.js";
 import { count } from "../format.js";
@@ -41,6 +41,7 @@ export async function anomaliesView(page) {
   const formTitle = h("summary", "Model and lines");
   const form = h("details.card", { open: true, "aria-label": "Model and lines" }); // folds after a run
   const messages = h("div.stack.tight", { "aria-live": "polite" });
+  const attempt = attemptIn(messages, signal);
   const result = h("div.stack");
   const calibrationField = h("div");
   const modelField = field({
@@ -120,8 +121,8 @@ export async function anomaliesView(page) {
     /** @type {{node: Node, refresh: () => void} | null} */ let shown = null;
     const progress = runProgress(run, {
       onResume: () => shownRun.run(signal),
-      onTrain: trainAgain,
-      onRecalibrate: calibrate,
+      onTrain: () => attempt(trainAgain),
+      onRecalibrate: () => attempt(calibrate),
     });
     const body = h("div");
     replace(result, h("div", { "aria-live": "polite" }, progress.node), body);
@@ -131,7 +132,7 @@ export async function anomaliesView(page) {
       if (shown) shown.refresh();
       else if (shownRun.log.length > 0) {
         const address = new URLSearchParams(currentAddress().split("?")[1]);
-        shown = investigation(shownRun, { query: address, signal, onCalibrate: calibrate });
+        shown = investigation(shownRun, { query: address, signal, onCalibrate: () => attempt(calibrate) });
         replace(body, shown.node);
       }
     };
@@ -144,31 +145,23 @@ export async function anomaliesView(page) {
     if (!run) return;
     const calibrated = run;
     calibrated.stop();
-    try {
-      replace(messages, h("p.muted", "Calibrating…"));
-      const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
-      await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
-      toast(
-        `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
-      );
-      setCalibration("");
-      modelInfo = loadModelInfo();
-      await scoreAgain();
-    } catch (error) {
-      showError(error);
-    }
+    replace(messages, h("p.muted", "Calibrating…"));
+    const lines = await calibrationLines(calibrated.log, calibrated.lineEnd);
+    await post(apiPath("/v1/models", model, "calibrate"), { lines }, { signal });
+    toast(
+      `Calibrated on ${count(lines.length, "line")}${lines.length < calibrated.log.length ? ", evenly spaced" : ""}.`,
+    );
+    setCalibration("");
+    modelInfo = loadModelInfo();
+    await scoreAgain();
   }
 
   /** Make a corpus of these lines, to train on from the model. */
   async function trainAgain() {
     if (!run) return;
-    try {
-      replace(messages, h("p.muted", "Uploading…"));
-      const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
-      navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
-    } catch (error) {
-      showError(error);
-    }
+    replace(messages, h("p.muted", "Uploading…"));
+    const { corpus } = await uploadFile(new File([run.source.blob], `${model.split("@")[0]}-lines.log`), { signal });
+    navigate(`/train?corpus=${corpus.id}&start_from=${encodeURIComponent(model)}`);
   }
 
   async function scoreAgain() {
@@ -202,16 +195,8 @@ export async function anomaliesView(page) {
   }
 
   async function scoreExample() {
-    try {
-      area.value = await exampleLines(model, signal);
-      await scoreText();
-    } catch (error) {
-      showError(error);
-    }
-  }
-
-  function showError(error) {
-    if (!signal.aborted) replace(messages, errorBox(error));
+    area.value = await exampleLines(model, signal);
+    await scoreText();
   }
 
   area.addEventListener("drop", (event) => {
@@ -239,7 +224,7 @@ export async function anomaliesView(page) {
         h("button.button.primary", { onclick: scoreText }, "Find anomalies"),
         h("label.button", { for: "log-file" }, "Choose a file"),
         fileInput,
-        h("button.button", { onclick: scoreExample }, "Try an example"),
+        h("button.button", { onclick: () => attempt(scoreExample) }, "Try an example"),
       ),
     ),
   );

@@ -1,11 +1,10 @@
 /** All corpora, and a drop zone to upload one. */
 
 import { apiPath, listAll } from "../api.js";
-import { dataTable } from "../components/data-table.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { dropzone } from "../components/dropzone.js";
-import { timeAgo } from "../components/facts.js";
-import { deleteAll, emptyState, errorBox, noMatch, sentence, toast } from "../components/notice.js";
-import { h, replace } from "../dom.js";
+import { attemptIn, deleteAll, emptyState, sentence, toast } from "../components/notice.js";
+import { h } from "../dom.js";
 import { byteSize, corpusName, count, integer } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -35,12 +34,12 @@ export async function corporaView({ signal, reload }) {
           ],
         ],
       },
-      { label: "Kind", value: (corpus) => corpus.kind ?? "", cell: (corpus) => corpus.kind ?? "–" },
-      number("Characters", (corpus) => corpus.characters, integer),
-      number("Distinct", (corpus) => corpus.distinct_characters, integer),
-      number("Lines", (corpus) => corpus.lines, integer),
-      number("Size", (corpus) => corpus.bytes, byteSize),
-      { label: "Created", isDescending: true, value: (one) => one.created_at, cell: (one) => timeAgo(one.created_at) },
+      { label: "Kind", value: (corpus) => corpus.kind ?? "" },
+      numberColumn("Characters", (corpus) => corpus.characters, integer),
+      numberColumn("Distinct", (corpus) => corpus.distinct_characters, integer),
+      numberColumn("Lines", (corpus) => corpus.lines, integer),
+      numberColumn("Size", (corpus) => corpus.bytes, byteSize),
+      timeColumn("Created", (corpus) => corpus.created_at),
       {
         label: "Train",
         cell: (corpus) =>
@@ -56,18 +55,15 @@ export async function corporaView({ signal, reload }) {
             name: corpusName,
             path: ({ id }) => apiPath("/v1/corpora", id),
             text: "The texts are deleted. Models trained on them are kept. This cannot be undone.",
-            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            attempt: attemptIn(status, signal),
             onDeleted: reload,
           }),
       },
     ],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("corpus")
-        : emptyState(
-            "No corpus yet",
-            "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
-          ),
+    empty: emptyState(
+      "No corpus yet",
+      "A corpus is one uploaded text that models are trained on. Drop a text file above, or use the sample text.",
+    ),
     signal,
   });
   table.update(corpora);
@@ -85,8 +81,4 @@ export async function corporaView({ signal, reload }) {
     status,
     table.node,
   );
-}
-
-function number(label, value, format) {
-  return { label, isNumber: true, isDescending: true, value, cell: (item) => format(value(item)) };
 }

@@ -1,10 +1,9 @@
 /** One corpus: its statistics, its first characters, its warnings, and the models trained on it. */
 
-import { apiPath, get, listAll, remove } from "../api.js";
+import { apiPath, get, listAll } from "../api.js";
 import { corpusKind } from "../components/corpus-kind.js";
-import { confirmAction } from "../components/dialog.js";
 import { fact } from "../components/facts.js";
-import { errorBox, hintBox, sentence, toast, warningBox } from "../components/notice.js";
+import { attemptIn, deleteAll, hintBox, sentence, warningBox } from "../components/notice.js";
 import { h, inlineCode, replace } from "../dom.js";
 import { byteSize, corpusName, dateTime, integer } from "../format.js";
 import { navigate } from "../router.js";
@@ -17,21 +16,14 @@ export async function corpusView({ params, signal }) {
   const masks = h("div", maskHint(corpus));
   const name = corpusName(corpus);
 
-  async function deleteCorpus() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${name}?`,
+  const deleteCorpus = () =>
+    deleteAll("corpus", [corpus], {
+      name: corpusName,
+      path: ({ id }) => apiPath("/v1/corpora", id),
       text: "The text is deleted. Models trained on it are kept. This cannot be undone.",
-      action: "Delete the corpus",
+      attempt: attemptIn(status, signal),
+      onDeleted: () => navigate("/corpora", { replaces: true }),
     });
-    if (!isConfirmed) return;
-    try {
-      await remove(apiPath("/v1/corpora", corpus.id));
-      toast(`${name} was deleted.`);
-      navigate("/corpora", { replaces: true });
-    } catch (error) {
-      replace(status, errorBox(error));
-    }
-  }
 
   return h(
     "div.view",

@@ -1,6 +1,6 @@
 /** The home page: without a model, from a text file to a trained model; with one, an overview of the service. */
 
-import { get, listAll, request } from "../api.js";
+import { get, listAll, repeat, request } from "../api.js";
 import { characterDistribution } from "../components/bar-chart.js";
 import { heatMap } from "../components/heat-map.js";
 import { timeAgo } from "../components/facts.js";
@@ -96,11 +96,8 @@ function overview(models, jobs, page) {
 
   drawJobs(jobs);
   loadFigures();
-  const timers = [
-    setInterval(() => document.hidden || loadJobs(), JOBS_MS),
-    setInterval(() => document.hidden || loadFigures(), FIGURES_MS),
-  ];
-  signal.addEventListener("abort", () => timers.forEach(clearInterval));
+  repeat(loadJobs, JOBS_MS, signal);
+  repeat(loadFigures, FIGURES_MS, signal);
   return h(
     "div.view",
     h("h1", "Overview"),

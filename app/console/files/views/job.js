@@ -10,7 +10,7 @@ import { drawSamples } from "../components/job-samples.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
 import { lineChart } from "../components/line-chart.js";
 import { maskedLine } from "../components/marked-line.js";
-import { errorBox, formWords, hintBox, sentence, toast } from "../components/notice.js";
+import { attemptIn, formWords, hintBox, sentence, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { followEvents } from "../event-stream.js";
 
@@ -37,6 +37,8 @@ export async function jobView({ params, signal }) {
     log: h("div.stack.tight"),
     configuration: h("div"),
   };
+
+  const attempt = attemptIn(sections.error, signal);
 
   function drawJob() {
     drawHead();
@@ -67,7 +69,10 @@ export async function jobView({ params, signal }) {
     drawnActions = actions;
     const focused = sections.actions.contains(document.activeElement) ? document.activeElement?.textContent : null;
     replace(heading, job.name, " ", statusBadge(job));
-    replace(sections.actions, jobActions(job, requestAction));
+    replace(
+      sections.actions,
+      jobActions(job, (action) => attempt(() => requestAction(action))),
+    );
     if (focused) [...sections.actions.querySelectorAll("button")].find((one) => one.textContent === focused)?.focus();
   }
 
@@ -84,20 +89,11 @@ export async function jobView({ params, signal }) {
   async function requestAction(action) {
     const body = action === "cancel" ? await askHowToCancel(job) : undefined;
     if (body === null) return;
-    replace(sections.error);
-    try {
-      const wasFinal = FINAL_STATUSES.includes(job.status);
-      job = await post(apiPath("/v1/jobs", job.id, action), body);
-      if (wasFinal) return location.reload(); // nothing follows a job that had ended
-      if (job.asked) toast(`The job will ${action} after the current step.`);
-      drawJob();
-    } catch (error) {
-      showError(error);
-    }
-  }
-
-  function showError(error) {
-    if (!signal.aborted) replace(sections.error, errorBox(error));
+    const wasFinal = FINAL_STATUSES.includes(job.status);
+    job = await post(apiPath("/v1/jobs", job.id, action), body);
+    if (wasFinal) return location.reload(); // nothing follows a job that had ended
+    if (job.asked) toast(`The job will ${action} after the current step.`);
+    drawJob();
   }
 
   function handleEvent({ event, data }) {
@@ -140,7 +136,7 @@ export async function jobView({ params, signal }) {
 
   drawJob();
   drawEvents();
-  for (const task of [watchEvents(), pollProgress()]) task.catch(showError);
+  for (const task of [watchEvents, pollProgress]) attempt(task);
 
   return h(
     "div.view",

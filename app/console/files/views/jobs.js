@@ -1,12 +1,11 @@
 /** All training jobs, newest first, updated while any of them runs. */
 
-import { apiPath, listAll, post } from "../api.js";
-import { dataTable } from "../components/data-table.js";
-import { timeAgo } from "../components/facts.js";
+import { apiPath, listAll, post, repeat } from "../api.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { FINAL_STATUSES, statusBadge } from "../components/job-card.js";
-import { emptyState, errorBox, noMatch } from "../components/notice.js";
+import { attemptIn, emptyState } from "../components/notice.js";
 import { askHowToCancel } from "../components/job-actions.js";
-import { h, replace } from "../dom.js";
+import { h } from "../dom.js";
 import { bits, corpusName, duration } from "../format.js";
 
 const POLL_MS = 2000;
@@ -21,6 +20,7 @@ export async function jobsView({ signal }) {
   const modelBits = new Map(models.map((model) => [model.id, model.bits_per_character]));
   const corpusNames = new Map(corpora.map((one) => [one.id, corpusName(one)]));
   const status = h("div");
+  const attempt = attemptIn(status, signal);
   let shown = jobs;
 
   /** The figure of a job's model; while there is none, that of the network at its latest evaluation. */
@@ -38,49 +38,35 @@ export async function jobsView({ signal }) {
         cell: (job) => h("a", { href: `#/jobs/${job.id}` }, job.name),
       },
       { label: "Status", value: (job) => job.status, cell: statusCell },
-      { label: "Kind", value: (job) => job.kind ?? "", cell: (job) => job.kind ?? "–" },
+      { label: "Kind", value: (job) => job.kind ?? "" },
       {
         label: "Corpus",
         value: (job) => corpusNames.get(job.corpus) ?? job.corpus,
         cell: (job) =>
           h("a", { href: `#/corpora/${job.corpus}` }, corpusNames.get(job.corpus) ?? job.corpus.slice(0, 14)),
       },
-      { label: "Preset", value: presetOf, cell: (job) => presetOf(job) || "–" },
+      { label: "Preset", value: presetOf },
       { label: "Bits", isNumber: true, value: bitsOf, cell: (job) => bits(bitsOf(job)) },
-      {
-        label: "Trained for",
-        isNumber: true,
-        isDescending: true,
-        value: (job) => job.progress?.elapsed_seconds,
-        cell: (job) => duration(job.progress?.elapsed_seconds),
-      },
-      { label: "Created", isDescending: true, value: (job) => job.created_at, cell: (job) => timeAgo(job.created_at) },
+      numberColumn("Trained for", (job) => job.progress?.elapsed_seconds, duration),
+      timeColumn("Created", (job) => job.created_at),
     ],
-    actions: [{ label: "Cancel", isDanger: true, run: cancel }],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("job")
-        : emptyState(
-            "No job yet",
-            "A job trains a model on a corpus.",
-            h("a.button.primary", { href: "#/train" }, "Train a model"),
-          ),
+    actions: [{ label: "Cancel", isDanger: true, run: (chosen) => attempt(() => cancel(chosen)) }],
+    empty: emptyState(
+      "No job yet",
+      "A job trains a model on a corpus.",
+      h("a.button.primary", { href: "#/train" }, "Train a model"),
+    ),
     signal,
   });
 
   async function cancel(chosen) {
     const open = chosen.filter((job) => !FINAL_STATUSES.includes(job.status));
-    if (!open.length) return replace(status, errorBox(new Error("The selected jobs have ended.")));
+    if (!open.length) throw new Error("The selected jobs have ended.");
     const body = await askHowToCancel({ ...open[0], name: open.map(({ name }) => name).join(", ") });
     if (!body) return;
-    replace(status);
-    try {
-      for (const job of open) await post(apiPath("/v1/jobs", job.id, "cancel"), body);
-      table.clearSelection();
-      await poll();
-    } catch (error) {
-      if (!signal.aborted) replace(status, errorBox(error));
-    }
+    for (const job of open) await post(apiPath("/v1/jobs", job.id, "cancel"), body);
+    table.clearSelection();
+    await poll();
   }
 
   async function poll() {
@@ -88,10 +74,7 @@ export async function jobsView({ signal }) {
     if (!signal.aborted) table.update(shown);
   }
 
-  const timer = setInterval(() => {
-    if (!document.hidden && shown.some((job) => !FINAL_STATUSES.includes(job.status))) poll();
-  }, POLL_MS);
-  signal.addEventListener("abort", () => clearInterval(timer));
+  repeat(() => shown.some((job) => !FINAL_STATUSES.includes(job.status)) && poll(), POLL_MS, signal);
   table.update(jobs);
   return h(
     "div.view",

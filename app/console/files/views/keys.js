@@ -2,7 +2,7 @@
 
 import { listAll } from "../api.js";
 import { dataTable } from "../components/data-table.js";
-import { emptyState, noMatch } from "../components/notice.js";
+import { emptyState } from "../components/notice.js";
 import { h, inlineCode } from "../dom.js";
 
 /** @param {import('../router.js').Page} page */
@@ -15,18 +15,15 @@ export async function keysView({ signal }) {
     text: (key) => [key.id, ...key.scopes, ...key.models].join(" "),
     sort: ["Name", false],
     columns: [
-      { label: "Name", isTitle: true, value: (key) => key.id, cell: (key) => key.id },
-      { label: "Scopes", value: (key) => key.scopes.join(), cell: (key) => key.scopes.join(", ") },
+      { label: "Name", isTitle: true, value: (key) => key.id },
+      { label: "Scopes", value: (key) => key.scopes.join(", ") },
       { label: "Models", value: (key) => key.models.join(), cell: (key) => key.models.join(", ") || "all" },
       { label: "Limits", cell: (key) => limits(key).join(", ") || "none" },
     ],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("key")
-        : emptyState(
-            "No API key is required",
-            inlineCode("Make one with `nextchar keys new`, and name the file in `NEXTCHAR_API_KEYS_FILE`."),
-          ),
+    empty: emptyState(
+      "No API key is required",
+      inlineCode("Make one with `nextchar keys new`, and name the file in `NEXTCHAR_API_KEYS_FILE`."),
+    ),
     signal,
   });
   table.update(keys);

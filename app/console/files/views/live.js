@@ -7,7 +7,7 @@ import { field } from "../components/form-fields.js";
 import { ingestStatus } from "../components/ingest-status.js";
 import { maskedLine } from "../components/marked-line.js";
 import { loadModels, missingModel, modelSelect, viewWithoutModel } from "../components/model-picker.js";
-import { emptyState, errorBox, hintBox, toast } from "../components/notice.js";
+import { attemptIn, emptyState, errorBox, hintBox, toast } from "../components/notice.js";
 import { h, replace } from "../dom.js";
 import { count, dateTime, rarity } from "../format.js";
 import { followEvents } from "../event-stream.js";
@@ -108,20 +108,16 @@ export async function liveView(page) {
   function showChange(found) {
     if (shownChange === (found?.sentence ?? "")) return;
     shownChange = found?.sentence ?? "";
-    replace(change, found && logChange(found, { onRecalibrate: recalibrate }));
+    replace(change, found && logChange(found, { onRecalibrate: () => attemptIn(messages, signal)(recalibrate) }));
   }
 
   /** Make the newest lines that were sent the default calibration of the model. */
   async function recalibrate() {
     replace(messages, h("p.muted", "Calibrating…"));
-    try {
-      const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
-      toast(`Calibrated on the newest ${count(lines, "line")}.`);
-      replace(messages);
-      showChange(null);
-    } catch (error) {
-      if (!signal.aborted) replace(messages, errorBox(error));
-    }
+    const { lines } = await post(apiPath("/v1/models", model, "calibrate"), { ingested: true }, { signal });
+    toast(`Calibrated on the newest ${count(lines, "line")}.`);
+    replace(messages);
+    showChange(null);
   }
 
   async function followLines(followed, abort) {

@@ -1,10 +1,10 @@
 /** One model: its figures and learning curves, how it compares with baselines, what it copies, its files. */
 
-import { apiPath, get, patch, remove } from "../api.js";
+import { apiPath, get, patch } from "../api.js";
 import { acceptance } from "../components/acceptance.js";
 import { aliasList } from "../components/alias-list.js";
 import { baselines } from "../components/baselines.js";
-import { askForText, confirmAction } from "../components/dialog.js";
+import { askForText } from "../components/dialog.js";
 import { experts } from "../components/experts.js";
 import { fact, timeAgo } from "../components/facts.js";
 import { axisOptions, learningCurves } from "../components/learning-curves.js";
@@ -13,9 +13,9 @@ import { memorization } from "../components/memorization.js";
 import { calibrationList, provenance, quantization, vocabulary } from "../components/model-details.js";
 import { modelActions } from "../components/model-actions.js";
 import { modelFiles } from "../components/model-files.js";
-import { errorBox, problemsBox, toast } from "../components/notice.js";
+import { attemptIn, deleteAll, problemsBox, toast } from "../components/notice.js";
 import { useModel } from "../components/use-model.js";
-import { h, replace } from "../dom.js";
+import { h } from "../dom.js";
 import { bits, duration, integer } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -33,15 +33,7 @@ export async function modelView({ params, signal }) {
   const status = h("div");
   const id = encodeURIComponent(model.id);
 
-  /** Run an action; show its error above the figures. */
-  async function attempt(action) {
-    replace(status);
-    try {
-      await action();
-    } catch (error) {
-      if (!signal.aborted) replace(status, errorBox(error));
-    }
-  }
+  const attempt = attemptIn(status, signal);
 
   async function rename() {
     const name = await askForText({
@@ -59,19 +51,16 @@ export async function modelView({ params, signal }) {
     navigate(`/models/${encodeURIComponent(renamed.id)}`, { replaces: true });
   }
 
-  async function deleteModel() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${model.id}?`,
+  const deleteModel = () =>
+    deleteAll("model", [model], {
+      name: () => model.id,
+      path: () => apiPath("/v1/models", model.id),
       text:
         "Its files are deleted, and calls of this version fail. With the last version of a name its alerts, their labels " +
         "and suppressions, and its settings are deleted, too. This cannot be undone.",
-      action: "Delete the model",
+      attempt,
+      onDeleted: () => navigate("/models", { replaces: true }),
     });
-    if (!isConfirmed) return;
-    await remove(apiPath("/v1/models", model.id));
-    toast(`${model.id} was deleted.`);
-    navigate("/models", { replaces: true });
-  }
 
   return h(
     "div.view",
@@ -83,7 +72,7 @@ export async function modelView({ params, signal }) {
         "div.row",
         modelActions(model),
         h("button.button.small", { onclick: () => attempt(rename) }, "Rename"),
-        h("button.button.small.danger", { onclick: () => attempt(deleteModel) }, "Delete"),
+        h("button.button.small.danger", { onclick: deleteModel }, "Delete"),
       ),
     ),
     status,

@@ -1,11 +1,9 @@
 /** All models: open one, compare or delete some. */
 
-import { apiPath, get, listAll, remove } from "../api.js";
-import { dataTable } from "../components/data-table.js";
-import { confirmAction } from "../components/dialog.js";
-import { timeAgo } from "../components/facts.js";
-import { deleteAll, emptyState, errorBox, noMatch, sentence, toast, warningBox } from "../components/notice.js";
-import { h, replace } from "../dom.js";
+import { apiPath, get, listAll } from "../api.js";
+import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
+import { attemptIn, deleteAll, emptyState, sentence, warningBox } from "../components/notice.js";
+import { h } from "../dom.js";
 import { bits, byteSize, corpusName } from "../format.js";
 import { navigate } from "../router.js";
 
@@ -35,7 +33,7 @@ export async function modelsView({ signal, reload }) {
           model.problems.length > 0 && [" ", h("span.badge.paused", { title: sentence(model.problems[0]) }, "problem")],
         ],
       },
-      { label: "Kind", value: (model) => model.kind ?? "", cell: (model) => model.kind ?? "–" },
+      { label: "Kind", value: (model) => model.kind ?? "" },
       {
         label: "Corpus",
         value: (model) => corpusNames.get(model.corpus) ?? "",
@@ -51,19 +49,8 @@ export async function modelsView({ signal, reload }) {
         value: (model) => model.bits_per_character,
         cell: (model) => bits(model.bits_per_character),
       },
-      {
-        label: "Size",
-        isNumber: true,
-        isDescending: true,
-        value: (model) => model.bytes,
-        cell: (model) => byteSize(model.bytes),
-      },
-      {
-        label: "Created",
-        isDescending: true,
-        value: (model) => model.created_at,
-        cell: (model) => timeAgo(model.created_at),
-      },
+      numberColumn("Size", (model) => model.bytes, byteSize),
+      timeColumn("Created", (model) => model.created_at),
     ],
     actions: [
       {
@@ -81,19 +68,16 @@ export async function modelsView({ signal, reload }) {
             text:
               "Their files are deleted, and calls of these versions fail. With the last version of a name its alerts, their " +
               "labels and suppressions, and its settings are deleted, too. This cannot be undone.",
-            onError: (error) => signal.aborted || replace(status, errorBox(error)),
+            attempt: attemptIn(status, signal),
             onDeleted: reload,
           }),
       },
     ],
-    empty: (isSearch) =>
-      isSearch
-        ? noMatch("model")
-        : emptyState(
-            "No model yet",
-            "A model is trained on a corpus. With the sample text that takes a minute.",
-            h("a.button.primary", { href: "#/" }, "Train a model"),
-          ),
+    empty: emptyState(
+      "No model yet",
+      "A model is trained on a corpus. With the sample text that takes a minute.",
+      h("a.button.primary", { href: "#/" }, "Train a model"),
+    ),
     signal,
   });
   table.update(models);
@@ -122,30 +106,22 @@ function damagedModels(damaged, { signal, reload }) {
 
 function damagedModel(model, { signal, reload }) {
   const advice = model.code === "model_damaged" && "Restore its card from a backup, or delete the model.";
-  const row = h(
+  const status = h("div");
+  const deleteModel = () =>
+    deleteAll("model", [model], {
+      name: ({ id }) => id,
+      path: ({ id }) => apiPath("/v1/models", id),
+      text: "Its files are deleted, too. This cannot be undone.",
+      attempt: attemptIn(status, signal),
+      onDeleted: reload,
+    });
+  return h(
     "div.stack.tight",
     h("p", h("strong", model.id), ": ", sentence(model.message), " ", advice),
     h(
       "div.row",
       h("button.button.small.danger", { "aria-label": `Delete ${model.id}`, onclick: deleteModel }, "Delete"),
     ),
+    status,
   );
-
-  async function deleteModel() {
-    const isConfirmed = await confirmAction({
-      title: `Delete ${model.id}?`,
-      text: "Its files are deleted, too. This cannot be undone.",
-      action: "Delete the model",
-    });
-    if (!isConfirmed) return;
-    try {
-      await remove(apiPath("/v1/models", model.id));
-      toast(`${model.id} was deleted.`);
-      reload();
-    } catch (error) {
-      if (!signal.aborted) row.append(errorBox(error));
-    }
-  }
-
-  return row;
 }
