@@ -85,7 +85,7 @@ bench-mixture: $(VENV)/.serve ## Bits of the mixture, its experts and baselines,
 
 .PHONY: base-models
 base-models: $(VENV)/.serve ## Train the base models again; ARGS="FOLDER-OF-CLONES english"
-	@$(BIN)/python -m nextchar.worker.base_models $(ARGS)
+	@$(BIN)/python -m benchmarks.base_models $(ARGS)
 
 .PHONY: bench-mixture-latency
 bench-mixture-latency: $(VENV)/.serve ## What the mixture adds to a keystroke, paired; ARGS="--networks 2x256"

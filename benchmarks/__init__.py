@@ -1,4 +1,4 @@
-"""Benchmarks of nextchar and its peers; each program prints one table and one JSON line."""
+"""Benchmarks of nextchar and its peers, each with a table and a JSON line; and what trains base models."""
 
 import sys
 

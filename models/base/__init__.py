@@ -1,7 +1,7 @@
 """The base models of the package: small networks that know a kind of text before they read a user's.
 
 Each is a file <name>.npz with int8 weights and a float32 scale per column, the vocabulary and the network's
-shape. What they are trained on is in sources.toml; nextchar.worker.base_models trains them.
+shape. What they are trained on is in sources.toml; benchmarks.base_models trains them.
 """
 
 import io

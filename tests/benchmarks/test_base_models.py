@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nextchar.worker import base_models
-from nextchar.worker.base_models import main, plain_text, training_text
+from benchmarks import base_models
+from benchmarks.base_models import main, plain_text, training_text
 
 FILES = {f"part{number}.txt": f"{number} a line of part {number}\n" * 50 for number in range(10)}
 

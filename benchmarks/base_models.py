@@ -1,6 +1,6 @@
 """Trains the base models that the package has: small networks that know a kind of text beforehand.
 
-    python -m nextchar.worker.base_models FOLDER [NAME ...]
+    python -m benchmarks.base_models FOLDER [NAME ...]
 
 FOLDER has clones of the repositories in models/base/sources.toml, each as <owner>/<name>. What is missing is
 printed as `git clone` commands. The same commits and the same numerics give the same weights.
