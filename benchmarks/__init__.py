@@ -1,4 +1,4 @@
-"""Benchmarks of nextchar and its peers, each printing one table and one JSON line; and what trains the base models."""
+"""Benchmarks of nextchar and its peers, each with a table and a JSON line; and what trains base models."""
 
 import sys
 

@@ -215,7 +215,14 @@ def served(app: FastAPI, *, trusted_proxies: Sequence[str] = ()) -> Iterator[str
     config = server_config(
         app, trusted_proxies=trusted_proxies, port=0, log_level="warning", timeout_graceful_shutdown=1
     )
-    server = _PromptServer(config, stopping=app.state.stopping)
+    with run_in_thread(config, stopping=app.state.stopping) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def run_in_thread(config: uvicorn.Config, *, stopping: threading.Event) -> Iterator[str]:
+    """Run a server in a thread; yield its URL."""
+    server = _PromptServer(config, stopping=stopping)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -64,14 +64,9 @@ def test_a_million_combining_marks_are_refused(tmp_path: Path) -> None:
     assert caught.value.code == "corpus_not_text"
 
 
-def test_an_upload_whose_file_something_has_deleted_ends_without_an_error(tmp_path: Path) -> None:
-    with Upload(tmp_path, limit_bytes=9) as upload:
-        upload.path.unlink()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_upload_whose_file_is_gone_ends_well(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [b"", b"text"])
+def test_an_upload_whose_file_is_gone_ends_well(tmp_path: Path, text: bytes) -> None:
     with Upload(tmp_path, limit_bytes=100) as upload:
-        upload.feed(b"text")
+        upload.feed(text)
         upload.path.unlink()  # as the sweep of abandoned uploads does
     assert list(tmp_path.iterdir()) == []

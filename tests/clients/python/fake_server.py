@@ -1,25 +1,30 @@
 """A server with obvious answers in this process: no model, no storage, a clock instead of training."""
 
+import asyncio
 import contextlib
 import hashlib
 import json
-import re
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler
-from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
 from nextchar.app.corpora.schemas import EXAMPLE as CORPUS
 from nextchar.app.jobs.schemas import EXAMPLE as JOB
 from nextchar.app.models.schemas import EXAMPLE as MODEL
 from nextchar.app.scoring.calibration_schemas import EXAMPLE_CALIBRATION, EXAMPLE_EVALUATION
-from tests.http_server import QuietHTTPServer
+from tests.app.service import run_in_thread
 
 FILES = {"model.keras": b"k" * 70_000, "model.onnx": b"o" * 5_000}
 _LISTED = {n: {"bytes": len(d), "sha256": hashlib.sha256(d).hexdigest()} for n, d in FILES.items()}
@@ -152,6 +157,39 @@ def _losses(share: float) -> dict[str, float]:
     }
 
 
+@dataclass
+class _Call:
+    """A request: its query, its headers and its body."""
+
+    query: dict[str, str]
+    headers: Headers
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        error = {"type": "invalid_request_error", "code": code, "message": message, "param": param}
+        self.response = JSONResponse({"error": error}, status)
+
+
+_ROUTES: list[tuple[str, str, Callable[..., Any]]] = []
+
+
+def _answers(method: str, path: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Mark a method of the fake as what answers a call: with JSON, or with a whole response."""
+
+    def add(answer: Callable[..., Any]) -> Callable[..., Any]:
+        _ROUTES.append((method, path, answer))
+        return answer
+
+    return add
+
+
 class FakeServer:
     """Answers on a free port of the loopback interface between `with` and its end."""
 
@@ -161,7 +199,7 @@ class FakeServer:
         self.permitted_names = "*"  # of corpora
         self.models = ["fake@2", "fake@1"]
         self.damaged_models: list[dict[str, str]] = []
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []  # method, path, headers, body
+        self.requests: list[tuple[str, str, Headers, bytes]] = []  # method, path, headers, body
         self.cut_streams_after: list[int] = []  # the n-th stream breaks after so many events
         self.end_fields: dict[str, Any] = {}  # more fields of score.end
         self.cut_scores_after: list[int | None] = []  # the n-th answer to lines breaks after so many of them
@@ -177,261 +215,266 @@ class FakeServer:
         self.degraded: list[dict[str, str]] = []
         self.damaged: set[str] = set()  # files that arrive changed
         self.page = 2  # the most things in a page: few, so that there are several pages
-        self._server = _Server(("127.0.0.1", 0), _Handler)
-        self._server.fake = self
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = ""
+        self._running = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        routes = [Route(path, self._endpoint(answer), methods=[method]) for method, path, answer in _ROUTES]
+        app = Starlette(routes=routes)
+        config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=0)
+        self.url = self._running.enter_context(run_in_thread(config, stopping=threading.Event()))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def asks_again(self) -> bool:
-        """Whether a job has been asked about before."""
-        self._jobs_asked += 1
-        return self._jobs_asked > 1
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
 
     def bodies(self, method: str, path: str) -> list[Any]:
         """Return the JSON bodies of all requests for one call."""
         return [json.loads(body) for m, p, _, body in self.requests if (m, p) == (method, path)]
 
+    def _endpoint(self, answer: Callable[..., Any]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            call = _Call(dict(request.query_params), request.headers, await request.body())
+            self.requests.append((request.method, request.url.path, call.headers, call.body))
+            if request.method == "POST" and self.invalid_field:
+                param, message = self.invalid_field
+                return _Refused(422, "invalid_field", message, param).response
+            try:
+                found = await run_in_threadpool(answer, self, call, **request.path_params)
+            except _Refused as refused:
+                return refused.response
+            return found if isinstance(found, Response) else JSONResponse(found)
 
-class _Refused(Exception):
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.param = status, code, message, param
+        return endpoint
 
+    def _page(self, call: _Call, things: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        after = call.query.get("after")
+        begin = next((i + 1 for i, t in enumerate(things) if t["id"] == after), 0)
+        end = begin + min(self.page, int(call.query["limit"]))
+        return {"object": "list", "data": things[begin:end], "has_more": end < len(things), **more}
 
-class _Server(QuietHTTPServer):
-    fake: FakeServer
+    def _resolve(self, name: str) -> str:
+        for model in self.models:
+            if name in (model, model.partition("@")[0]):
+                return model
+        raise _Refused(404, "model_not_found", f"there is no model {name!r}")
 
+    def _corpus(self, name: str) -> dict[str, Any]:
+        for corpus in self.corpora.values():
+            if name in (corpus["id"], corpus["name"]):
+                return corpus
+        raise _Refused(404, "corpus_not_found", f"there is no corpus {name!r}")
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Server
-    query: dict[str, str]
-    body: bytes
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def handle_one_request(self) -> None:
-        """As the base class does, but one method answers all."""
+    def _added(self, body: bytes, name: str | None) -> dict[str, Any]:
         try:
-            self.raw_requestline = self.rfile.readline(65537)
-        except ConnectionResetError:  # the client has closed a connection that it no longer needs
-            self.raw_requestline = b""
-        if not self.raw_requestline or not self.parse_request():
-            self.close_connection = True
-            return
-        self._answer()
-        self.wfile.flush()
+            text = body.decode()
+        except UnicodeDecodeError as error:
+            message = f"the text is not UTF-8 at offset {error.start}"
+            raise _Refused(422, "corpus_not_utf8", message) from None
+        digest = hashlib.sha256(body).hexdigest()
+        if name and not fnmatch(name, self.permitted_names):
+            raise _Refused(403, "corpus_name_not_permitted", f"the corpus name {name!r} does not match")
+        self.corpora[digest] = CORPUS | {
+            "id": f"corpus_{digest[:24]}",
+            "name": name,
+            "sha256": digest,
+            "bytes": len(body),
+            "characters": len(text),
+            "distinct_characters": len(set(text)),
+            "lines": text.count("\n"),
+            "longest_line": max(map(len, text.split("\n"))),
+            "sample": text[:300],
+        }
+        return self.corpora[digest]
 
-    @property
-    def fake(self) -> FakeServer:
-        return self.server.fake
+    @_answers("GET", "/readyz")
+    def _ready(self, _: _Call) -> Any:
+        if self.is_ready:
+            status = "degraded" if self.degraded else "ready"
+            return {"status": status, "down": [], "degraded": self.degraded}
+        return JSONResponse({"status": "not_ready", "down": ["redis"]}, 503)
 
-    def _answer(self) -> None:
-        address = urlsplit(self.path)
-        self.query = {k: v[0] for k, v in parse_qs(address.query).items()}
-        self.body = self._read_body()
-        self.fake.requests.append((self.command, address.path, dict(self.headers), self.body))
-        try:
-            self._refuse_invalid()
-            for method, pattern, answer in _ROUTES:
-                if method == self.command and (match := re.fullmatch(pattern, address.path)):
-                    answer(self, *map(unquote, match.groups()))
-                    return
-            self._raw(b"<html>nothing here</html>", status=404)
-        except _Refused as refused:
-            error = {"type": "invalid_request_error", "code": refused.code, "message": refused.message}
-            self._json({"error": {**error, "param": refused.param}}, status=refused.status)
+    @_answers("POST", "/v1/corpora/import")
+    def _import_corpus(self, call: _Call) -> Any:
+        return self._added(call.json["url"].encode(), call.json.get("name"))
 
-    def _refuse_invalid(self) -> None:
-        if self.command == "POST" and (invalid := self.fake.invalid_field):
-            param, message = invalid
-            raise _Refused(422, "invalid_field", message, param)
+    @_answers("POST", "/v1/corpora")
+    def _add_corpus(self, call: _Call) -> Any:
+        self.uploads.append(call.query)
+        corpus = self._added(call.body, call.query.get("name"))
+        corpus |= {"kind": kind, "kind_reason": "chosen"} if (kind := call.query.get("kind")) else {}
+        return corpus
 
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        found = b""
-        while length := int(self.rfile.readline() or b"0", 16):  # nothing: the client has given up
-            found += self.rfile.read(length)
-            self.rfile.readline()
-        self.rfile.readline()
-        return found
+    @_answers("GET", "/v1/corpora")
+    def _list_corpora(self, call: _Call) -> Any:
+        return self._page(call, list(self.corpora.values()))
 
-    def ready(self) -> None:
-        if self.fake.is_ready:
-            status = "degraded" if self.fake.degraded else "ready"
-            self._json({"status": status, "down": [], "degraded": self.fake.degraded})
-        else:
-            self._json({"status": "not_ready", "down": ["redis"]}, status=503)
+    @_answers("GET", "/v1/corpora/{name}")
+    def _get_corpus(self, _: _Call, name: str) -> Any:
+        return self._corpus(name)
 
-    def import_corpus(self) -> None:
-        body = json.loads(self.body)
-        self._json(_add_corpus(self.fake, body["url"].encode(), body.get("name")), status=201)
+    @_answers("PATCH", "/v1/corpora/{name}")
+    def _change_corpus(self, call: _Call, name: str) -> Any:
+        corpus = self._corpus(name)
+        corpus |= call.json | {"kind_reason": "chosen"}
+        return corpus
 
-    def add_corpus(self) -> None:
-        self.fake.uploads.append(self.query)
-        corpus = _add_corpus(self.fake, self.body, self.query.get("name"))
-        corpus |= {"kind": kind, "kind_reason": "chosen"} if (kind := self.query.get("kind")) else {}
-        self._json(corpus, status=201)
+    @_answers("DELETE", "/v1/corpora/{name}")
+    def _delete_corpus(self, _: _Call, name: str) -> Any:
+        return {"id": self._corpus(name)["id"], "object": "corpus", "deleted": True}
 
-    def corpora(self) -> None:
-        self._page(list(self.fake.corpora.values()))
+    @_answers("POST", "/v1/jobs")
+    def _create_job(self, call: _Call) -> Any:
+        self.training.begun_at = time.monotonic()
+        self.training.name = call.json["name"]
+        return self.training.job()
 
-    def corpus(self, name: str) -> None:
-        self._json(_corpus(self.fake, name))
+    @_answers("GET", "/v1/jobs")
+    def _list_jobs(self, call: _Call) -> Any:
+        return self._page(call, [self.training.job()])
 
-    def change_corpus(self, name: str) -> None:
-        corpus = _corpus(self.fake, name)
-        corpus |= json.loads(self.body) | {"kind_reason": "chosen"}
-        self._json(corpus)
-
-    def delete_corpus(self, name: str) -> None:
-        self._json({"id": _corpus(self.fake, name)["id"], "object": "corpus", "deleted": True})
-
-    def create_job(self) -> None:
-        self.fake.training.begun_at = time.monotonic()
-        self.fake.training.name = json.loads(self.body)["name"]
-        self._json(self.fake.training.job(), status=202)
-
-    def jobs(self) -> None:
-        self._page([self.fake.training.job()])
-
-    def job(self, job: str, action: str | None = None) -> None:
+    @_answers("GET", "/v1/jobs/{job}")
+    @_answers("POST", "/v1/jobs/{job}/{action}")
+    def _job(self, _: _Call, job: str, action: str | None = None) -> Any:
         if job != "job_1":
             raise _Refused(404, "job_not_found", f"there is no job {job!r}")
-        if self.fake.asks_again() and self.fake.refused_jobs:
-            raise _Refused(self.fake.refused_jobs.pop(0), "busy", "the service is busy")
+        self._jobs_asked += 1
+        if self._jobs_asked > 1 and self.refused_jobs:
+            raise _Refused(self.refused_jobs.pop(0), "busy", "the service is busy")
         if action == "resume":
             raise _Refused(409, "job_running", "job job_1 is running, not paused")
         if action:
-            self.fake.training.status_asked = {"cancel": "cancelled", "pause": "paused"}[action]
-        self._json(self.fake.training.job())
+            self.training.status_asked = {"cancel": "cancelled", "pause": "paused"}[action]
+        return self.training.job()
 
-    def models(self) -> None:
-        self._page([model_record(m) for m in self.fake.models], damaged=self.fake.damaged_models)
+    @_answers("GET", "/v1/jobs/job_1/events")
+    def _events(self, call: _Call) -> Any:
+        cut = self.cut_streams_after.pop(0) if self.cut_streams_after else None
+        return _stream(self._events_after(int(call.headers.get("Last-Event-ID", 0)), cut))
 
-    def model(self, name: str) -> None:
-        self._json(model_record(_resolve(self.fake, name)))
+    async def _events_after(self, after: int, cut: int | None) -> AsyncIterator[str]:
+        sent = 0
+        while sent != cut:
+            is_over = self.training.status() in ("succeeded", "failed", "cancelled")
+            for event in [e for e in self.training.events() if e["id"] > after]:
+                if sent == cut:
+                    return
+                yield _event(event["type"], event)
+                after, sent = event["id"], sent + 1
+            if is_over:
+                yield _event("done", self.training.job())
+                return
+            await asyncio.sleep(0.01)
 
-    def delete_model(self, name: str) -> None:
-        model = _resolve(self.fake, name)
-        self.fake.models.remove(model)
-        self._json({"id": model, "object": "model", "deleted": True})
+    @_answers("GET", "/v1/models")
+    def _list_models(self, call: _Call) -> Any:
+        return self._page(call, list(map(model_record, self.models)), damaged=self.damaged_models)
 
-    def file(self, model: str, name: str) -> None:
-        _resolve(self.fake, model)
-        data = (
-            json.dumps({"format_version": 1, "files": _LISTED}).encode()
-            if name == "model.json"
-            else FILES[name]
-        )
-        self._raw(data + (b"!" if name in self.fake.damaged else b""))
+    @_answers("GET", "/v1/models/{name}")
+    def _model(self, _: _Call, name: str) -> Any:
+        return model_record(self._resolve(name))
 
-    def rename_model(self, name: str) -> None:
-        model = _resolve(self.fake, name)
-        renamed = f"{json.loads(self.body)['name']}@1"
-        self.fake.models[self.fake.models.index(model)] = renamed
-        self._json(model_record(renamed))
+    @_answers("DELETE", "/v1/models/{name}")
+    def _delete_model(self, _: _Call, name: str) -> Any:
+        model = self._resolve(name)
+        self.models.remove(model)
+        return {"id": model, "object": "model", "deleted": True}
 
-    def export_model(self, name: str) -> None:
-        self._raw(f"archive of {_resolve(self.fake, name)}".encode())
+    @_answers("GET", "/v1/models/{model}/files/{name}")
+    def _file(self, _: _Call, model: str, name: str) -> Any:
+        self._resolve(model)
+        card = json.dumps({"format_version": 1, "files": _LISTED}).encode()
+        data = card if name == "model.json" else FILES[name]
+        return Response(data + (b"!" if name in self.damaged else b""))
 
-    def pack_model(self, name: str) -> None:
-        data = f"packed {_resolve(self.fake, name)} {self.query}".encode()
-        if "limit_bytes" in self.query:  # the header, two sections, and what they say
+    @_answers("PATCH", "/v1/models/{name}")
+    def _rename_model(self, call: _Call, name: str) -> Any:
+        renamed = f"{call.json['name']}@1"
+        self.models[self.models.index(self._resolve(name))] = renamed
+        return model_record(renamed)
+
+    @_answers("GET", "/v1/models/{name}/export")
+    def _export_model(self, _: _Call, name: str) -> Any:
+        return Response(f"archive of {self._resolve(name)}")
+
+    @_answers("GET", "/v1/models/{name}/pack")
+    def _pack_model(self, call: _Call, name: str) -> Any:
+        data = f"packed {self._resolve(name)} {call.query}".encode()
+        if "limit_bytes" in call.query:  # the header, two sections, and what they say
             table = struct.pack("<IIQQIIQQ", 1, 0, 80, 24, 60, 0, 104, 16)
             data = bytes(12) + struct.pack("<I", 2) + bytes(16) + table + bytes(16)
-            data += struct.pack("<IIdd", 300, 0, 700.0, 0.0123) + repr(self.query).encode()
-        self._raw(data)
+            data += struct.pack("<IIdd", 300, 0, 700.0, 0.0123) + repr(call.query).encode()
+        return Response(data)
 
-    def import_model(self) -> None:
-        self.fake.imports.append((self.query, self.body))
-        self._json(model_record(f"{self.query['name']}@1" if self.query else "fake@3"), status=201)
+    @_answers("POST", "/v1/models/import")
+    def _import_model(self, call: _Call) -> Any:
+        self.imports.append((call.query, call.body))
+        return model_record(f"{call.query['name']}@1" if call.query else "fake@3")
 
-    def report(self, name: str) -> None:
-        if self.query.get("format") == "json":
-            self._json({**REPORT, "model": _resolve(self.fake, name)})
-        else:
-            self._raw(REPORT_PAGE)
+    @_answers("GET", "/v1/models/{name}/report")
+    def _report(self, call: _Call, name: str) -> Any:
+        is_json = call.query.get("format") == "json"
+        return {**REPORT, "model": self._resolve(name)} if is_json else Response(REPORT_PAGE)
 
-    def next(self, name: str) -> None:
-        model, body = _resolve(self.fake, name), json.loads(self.body)
+    @_answers("POST", "/v1/models/{name}/next")
+    def _next(self, call: _Call, name: str) -> Any:
         found = [{"character": c, "probability": p} for c, p in (("o", 0.9), (" ", 0.06), ("\n", 0.04))]
-        answer = {"model": model, "entropy_bits": 0.57, "unknown_characters": []}
-        self._json({"object": "distribution", **answer, "candidates": found[: body.get("top", 10)]})
+        answer = {"model": self._resolve(name), "entropy_bits": 0.57, "unknown_characters": []}
+        return {"object": "distribution", **answer, "candidates": found[: call.json.get("top", 10)]}
 
-    def suggest(self, name: str) -> None:
-        model, body = _resolve(self.fake, name), json.loads(self.body)
+    @_answers("POST", "/v1/models/{name}/suggest")
+    def _suggest(self, call: _Call, name: str) -> Any:
         one = {"text": "Berlin", "probability": 0.9, "count": 3426354, "exists": True, "replaced": None}
-        answer = {"id": "sug_1", "model": model, "prefix": body["prefix"]}
-        self._json({"object": "suggestions", **answer, "suggestions": [{"id": "sug_1.0", **one}]})
+        answer = {"id": "sug_1", "model": self._resolve(name), "prefix": call.json["prefix"]}
+        return {"object": "suggestions", **answer, "suggestions": [{"id": "sug_1.0", **one}]}
 
-    def score(self, name: str) -> None:
-        if self.headers["Content-Type"].startswith("text/plain"):
-            self._score_lines(_resolve(self.fake, name))
-            return
-        self._json(_score(_resolve(self.fake, name), json.loads(self.body)))
-
-    def _score_lines(self, model: str) -> None:
-        fake = self.fake
-        if fake.refusals:
-            raise _Refused(fake.refusals.pop(0), "busy", "there is much to do")
-        fake.queries.append(self.query)
-        cut = fake.cut_scores_after.pop(0) if fake.cut_scores_after else None
-        calibration = _calibration(self.query.get("calibration", "validation"))
-        lines = self.body.split(b"\n")[:-1]
-        records = [_line_record(number, line, self.query) for number, line in enumerate(lines, 1)]
-        reported = [r for r in records if r["anomalous"] or "not_utf8" in r or self.query["only"] == "all"]
+    @_answers("POST", "/v1/models/{name}/score")
+    def _score(self, call: _Call, name: str) -> Any:
+        model = self._resolve(name)
+        if not call.headers["Content-Type"].startswith("text/plain"):
+            return _score(model, call.json)
+        if self.refusals:
+            raise _Refused(self.refusals.pop(0), "busy", "there is much to do")
+        self.queries.append(call.query)
+        cut = self.cut_scores_after.pop(0) if self.cut_scores_after else None
+        calibration = _calibration(call.query.get("calibration", "validation"))
+        lines = call.body.split(b"\n")[:-1]
+        records = [_line_record(number, line, call.query) for number, line in enumerate(lines, 1)]
+        reported = [r for r in records if r["anomalous"] or "not_utf8" in r or call.query["only"] == "all"]
         unusual = sum(r["p_value"] <= 0.1 for r in records)
-        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual, **fake.end_fields}]
+        end = [{"object": "score.end", "lines": len(lines), "unusual": unusual, **self.end_fields}]
         start = {"object": "score.start", "model": model, "false_alarms": 0.01, "threshold": 6.0}
-        self._start_stream()
-        for record in [
-            start | {"calibration": calibration},
-            *(reported + end if cut is None else reported[:cut]),
-        ]:
-            self.wfile.write(json.dumps(record).encode() + b"\n")
+        sent = [start | {"calibration": calibration}, *(reported + end if cut is None else reported[:cut])]
+        return _stream(json.dumps(record) + "\n" for record in sent)
 
-    def calibrate(self, name: str) -> None:
-        _resolve(self.fake, name)
-        body = json.loads(self.body)
-        self.fake.calibrations.append(body.get("name", "default"))
-        self._json(_calibration(self.fake.calibrations[-1]), status=201)
+    @_answers("POST", "/v1/models/{name}/calibrate")
+    def _calibrate(self, call: _Call, name: str) -> Any:
+        self._resolve(name)
+        self.calibrations.append(call.json.get("name", "default"))
+        return _calibration(self.calibrations[-1])
 
-    def list_calibrations(self, name: str) -> None:
-        _resolve(self.fake, name)
-        self._json(
-            {"object": "list", "data": list(map(_calibration, self.fake.calibrations)), "has_more": False}
-        )
+    @_answers("GET", "/v1/models/{name}/calibrations")
+    def _list_calibrations(self, _: _Call, name: str) -> Any:
+        self._resolve(name)
+        return {"object": "list", "data": list(map(_calibration, self.calibrations)), "has_more": False}
 
-    def delete_calibration(self, _: str, name: str) -> None:
-        self.fake.calibrations.remove(name)
-        self._raw(b"", status=204)
+    @_answers("DELETE", "/v1/models/{model}/calibrations/{name}")
+    def _delete_calibration(self, _: _Call, model: str, name: str) -> Any:
+        self._resolve(model)
+        self.calibrations.remove(name)
+        return Response(status_code=204)
 
-    def forget_stream(self, *_: str) -> None:
-        self._raw(b"", status=204)
+    @_answers("DELETE", "/v1/models/{model}/streams/{stream:path}")
+    def _forget_stream(self, _: _Call, **__: str) -> Any:
+        return Response(status_code=204)
 
-    def evaluate(self, name: str) -> None:
-        body = json.loads(self.body)
-        self._json(_evaluation(_resolve(self.fake, name), body["lines"], body["anomalous"]))
+    @_answers("POST", "/v1/models/{name}/evaluate")
+    def _evaluate(self, call: _Call, name: str) -> Any:
+        return _evaluation(self._resolve(name), call.json["lines"], call.json["anomalous"])
 
-    def complete(self, name: str) -> None:
-        model, body = _resolve(self.fake, name), json.loads(self.body)
+    @_answers("POST", "/v1/models/{name}/complete")
+    def _complete(self, call: _Call, name: str) -> Any:
+        model, body = self._resolve(name), call.json
         if body.get("max_characters", 40) > 10_000:
             raise _Refused(422, "invalid_request", "max_characters: must be less than or equal to 10000")
         text = (body["prompt"][::-1] + "\x1b[2J")[: body.get("max_characters", 40)]  # the prompt backwards
@@ -444,130 +487,19 @@ class _Handler(BaseHTTPRequestHandler):
         finished = {"finish_reason": "length", "bits": 1.5}
         if not body.get("stream"):
             choices = [{"index": i, "text": text, **finished} for i in range(body.get("n", 1))]
-            self._json({"object": "completion", "completions": choices, **end})
-            return
-        self._start_stream()
-        for character in text:
-            self._event("piece", {"index": 0, "text": character})
-        self._event("finished", {"index": 0, "characters": len(text), **finished})
-        self._event("done", end)
-
-    def events(self) -> None:
-        fake = self.fake
-        cut = fake.cut_streams_after.pop(0) if fake.cut_streams_after else None
-        after = int(self.headers.get("Last-Event-ID", 0))
-        sent = 0
-        self._start_stream()
-        with contextlib.suppress(BrokenPipeError):
-            while sent != cut:
-                is_over = fake.training.status() in ("succeeded", "failed", "cancelled")
-                for event in [e for e in fake.training.events() if e["id"] > after]:
-                    if sent == cut:
-                        return
-                    self._event(event["type"], event)
-                    after, sent = event["id"], sent + 1
-                if is_over:
-                    self._event("done", fake.training.job())
-                    return
-                time.sleep(0.01)
-
-    def _start_stream(self) -> None:
-        self.close_connection = True
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Connection", "close")
-        self.end_headers()
-
-    def _event(self, kind: str, data: dict[str, Any]) -> None:
-        number = f"id: {data['id']}\n" if isinstance(data.get("id"), int) else ""
-        text = json.dumps(data, ensure_ascii=False)
-        self.wfile.write(f": ping\n\n{number}event: {kind}\ndata: {text}\n\n".encode())
-        self.wfile.flush()
-
-    def _page(self, things: list[dict[str, Any]], **more: Any) -> None:
-        after = self.query.get("after")
-        begin = next((i + 1 for i, t in enumerate(things) if t["id"] == after), 0)
-        end = begin + min(self.fake.page, int(self.query["limit"]))
-        self._json({"object": "list", "data": things[begin:end], "has_more": end < len(things), **more})
-
-    def _json(self, value: dict[str, Any], *, status: int = 200) -> None:
-        self._raw(json.dumps(value).encode(), status=status)
-
-    def _raw(self, data: bytes, *, status: int = 200) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
+            return {"object": "completion", "completions": choices, **end}
+        pieces = [_event("piece", {"index": 0, "text": character}) for character in text]
+        last = _event("finished", {"index": 0, "characters": len(text), **finished})
+        return _stream([*pieces, last, _event("done", end)])
 
 
-_ROUTES: list[tuple[str, str, Callable[..., None]]] = [
-    ("GET", "/readyz", _Handler.ready),
-    ("POST", "/v1/corpora", _Handler.add_corpus),
-    ("POST", "/v1/corpora/import", _Handler.import_corpus),
-    ("GET", "/v1/corpora", _Handler.corpora),
-    ("GET", "/v1/corpora/([^/]+)", _Handler.corpus),
-    ("PATCH", "/v1/corpora/([^/]+)", _Handler.change_corpus),
-    ("DELETE", "/v1/corpora/([^/]+)", _Handler.delete_corpus),
-    ("POST", "/v1/jobs", _Handler.create_job),
-    ("GET", "/v1/jobs", _Handler.jobs),
-    ("GET", "/v1/jobs/([^/]+)", _Handler.job),
-    ("GET", "/v1/jobs/job_1/events", _Handler.events),
-    ("POST", "/v1/jobs/([^/]+)/(cancel|pause|resume)", _Handler.job),
-    ("GET", "/v1/models", _Handler.models),
-    ("GET", "/v1/models/([^/]+)", _Handler.model),
-    ("DELETE", "/v1/models/([^/]+)", _Handler.delete_model),
-    ("GET", "/v1/models/([^/]+)/files/([^/]+)", _Handler.file),
-    ("PATCH", "/v1/models/([^/]+)", _Handler.rename_model),
-    ("GET", "/v1/models/([^/]+)/export", _Handler.export_model),
-    ("GET", "/v1/models/([^/]+)/pack", _Handler.pack_model),
-    ("POST", "/v1/models/import", _Handler.import_model),
-    ("GET", "/v1/models/([^/]+)/report", _Handler.report),
-    ("POST", "/v1/models/([^/]+)/complete", _Handler.complete),
-    ("POST", "/v1/models/([^/]+)/next", _Handler.next),
-    ("POST", "/v1/models/([^/]+)/suggest", _Handler.suggest),
-    ("POST", "/v1/models/([^/]+)/score", _Handler.score),
-    ("POST", "/v1/models/([^/]+)/calibrate", _Handler.calibrate),
-    ("GET", "/v1/models/([^/]+)/calibrations", _Handler.list_calibrations),
-    ("DELETE", "/v1/models/([^/]+)/calibrations/([^/]+)", _Handler.delete_calibration),
-    ("DELETE", "/v1/models/([^/]+)/streams/(.+)", _Handler.forget_stream),
-    ("POST", "/v1/models/([^/]+)/evaluate", _Handler.evaluate),
-]
+def _stream(pieces: Iterable[str] | AsyncIterator[str]) -> Response:
+    return StreamingResponse(pieces, media_type="text/event-stream")
 
 
-def _add_corpus(fake: FakeServer, body: bytes, name: str | None) -> dict[str, Any]:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as error:
-        raise _Refused(422, "corpus_not_utf8", f"the text is not UTF-8 at offset {error.start}") from None
-    digest = hashlib.sha256(body).hexdigest()
-    if name and not fnmatch(name, fake.permitted_names):
-        raise _Refused(403, "corpus_name_not_permitted", f"the corpus name {name!r} does not match")
-    fake.corpora[digest] = CORPUS | {
-        "id": f"corpus_{digest[:24]}",
-        "name": name,
-        "sha256": digest,
-        "bytes": len(body),
-        "characters": len(text),
-        "distinct_characters": len(set(text)),
-        "lines": text.count("\n"),
-        "longest_line": max(map(len, text.split("\n"))),
-        "sample": text[:300],
-    }
-    return fake.corpora[digest]
-
-
-def _corpus(fake: FakeServer, name: str) -> dict[str, Any]:
-    for corpus in fake.corpora.values():
-        if name in (corpus["id"], corpus["name"]):
-            return corpus
-    raise _Refused(404, "corpus_not_found", f"there is no corpus {name!r}")
-
-
-def _resolve(fake: FakeServer, name: str) -> str:
-    for model in fake.models:
-        if name in (model, model.partition("@")[0]):
-            return model
-    raise _Refused(404, "model_not_found", f"there is no model {name!r}")
+def _event(kind: str, data: dict[str, Any]) -> str:
+    number = f"id: {data['id']}\n" if isinstance(data.get("id"), int) else ""
+    return f": ping\n\n{number}event: {kind}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def model_record(model: str) -> dict[str, Any]:

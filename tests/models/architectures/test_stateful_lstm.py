@@ -49,17 +49,6 @@ def test_runtime_and_keras_give_the_training_logits(vocabulary_size: int) -> Non
     np.testing.assert_allclose(tf.concat(keras_state, 1), packed_state, atol=1e-5)
 
 
-def test_step_by_step_equals_one_pass_in_the_runtime() -> None:
-    runtime, ids = Network(stateful_lstm_graph(_network().weights())), _ids()
-    whole, end = runtime.step(ids, runtime.initial_state(B))
-    state, parts = runtime.initial_state(B), []
-    for t in range(T):
-        logits, state = runtime.step(ids[t : t + 1], state)
-        parts.append(logits)
-    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-5)
-    np.testing.assert_allclose(state, end, atol=1e-5)
-
-
 def test_lookup_by_gathering_has_the_same_gradient_as_by_product(monkeypatch: pytest.MonkeyPatch) -> None:
     network, ids = _network(), tf.constant(_ids())
 
