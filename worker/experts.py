@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.config import NetworkConfig
-from nextchar.models.kernels.mixture_arguments import BY_NETWORK, HISTORY_CHARACTERS, STATE_COLUMNS, Experts
+from nextchar.models.kernels.mixture_arguments import BY_NETWORK, KEY_CHARACTERS, STATE_COLUMNS, Experts
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.mixture import Floats, Learned, mix_logits
 from nextchar.models.runtime.mixture_learning import LEARNED_CHARACTERS, Seen, learn_text, learned_by
@@ -183,7 +183,7 @@ def learn_network(network: StepNetwork, experts: Experts, seen: Seen, ids: Ids, 
     from nextchar.models.kernels.mixture_training import learn
 
     targets = np.ascontiguousarray(ids[: min(_MAX_CHARACTERS, _MAX_LOGITS // network.V)], np.int32)
-    lead = np.ascontiguousarray(before[-HISTORY_CHARACTERS:], np.int32)
+    lead = np.ascontiguousarray(before[-KEY_CHARACTERS:], np.int32)
     logits = _logits(network, lead, targets)
     if len(ids) <= _MAX_COMPARED:
         _choose_first_weight(network, experts, ids[:], before)

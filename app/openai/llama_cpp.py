@@ -56,7 +56,7 @@ from nextchar.app.openai.llama_cpp_schemas import (
 )
 from nextchar.app.openai.requests import characters_of, unwrap
 from nextchar.app.operations.readiness import Alive
-from nextchar.models.kernels.mixture_arguments import HISTORY_CHARACTERS
+from nextchar.models.kernels.mixture_arguments import KEY_CHARACTERS
 from nextchar.models.runtime.decode import MAX_BATCH
 from nextchar.models.runtime.requests import Caller, CompletionRequest, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import Vocabulary
@@ -69,8 +69,8 @@ MIN_CONTEXT_CHARACTERS = 1000
 With texts of other files it is half as many.
 """
 
-EXTRA_CHARACTERS = HISTORY_CHARACTERS - MIN_CONTEXT_CHARACTERS
-"""At most this many characters of other files are read: what the model's history then still holds."""
+EXTRA_CHARACTERS = KEY_CHARACTERS - MIN_CONTEXT_CHARACTERS
+"""At most this many characters of other files are read: what the model then still finds by all contexts."""
 
 _RESPONSE = stream_responses(
     "With `stream` server-sent events of pieces; the last is the whole response without its text. With"

@@ -707,18 +707,33 @@ static void read_word(i32 *row, int c, int kind, int folded) {
   }
 }
 
-static void read_field(i32 *row, int c, int kind, int before) {
+/* Of a table fields are cells. */
+SMALL static void read_field(i32 *row, int c, int kind, int before, int mark, int is_table) {
+  int is_line_end = kind == LINE_END || kind == RECORD_END;
   row[LINE_COLUMN] += 1;
-  if (kind == LINE_END || kind == RECORD_END) {
-    row[LINE_LENGTH] = row[LINE_COLUMN], row[LINE_COLUMN] = 0;
-    for (int i = 0; i < FIELDS; i++) row[FIELDS_BEFORE + i] = row[FIELDS_NOW + i], row[FIELDS_NOW + i] = 0;
-    row[FIELD_NUMBER] = 0, row[FIELD_HASH] = 0;
-  } else if (kind == SPACE || (kind == SIGN && before != c)) {
-    row[FIELDS_NOW + min(row[FIELD_NUMBER], FIELDS - 1)] = row[FIELD_HASH];
-    row[FIELD_NUMBER] += 1;
-    row[FIELD_HASH] = stored(mixed(start(FIELD), (u64)c + 1));
-  } else {
+  row[QUOTED] = !is_line_end && row[QUOTED] ^ (mark == QUOTE);
+  int is_end = is_table ? mark == DELIMITER && !row[QUOTED] : kind == SPACE || (kind == SIGN && before != c);
+  if (!is_line_end && !is_end) {
     row[FIELD_HASH] = stored(mixed(loaded(row[FIELD_HASH]), (u64)c + 1));
+    return;
+  }
+  if (is_table || !is_line_end) row[FIELDS_NOW + min(row[FIELD_NUMBER], FIELDS - 1)] = row[FIELD_HASH];
+  row[FIELD_NUMBER] += 1;
+  row[FIELD_HASH] = stored(mixed(start(FIELD), (u64)c + 1));
+  if (is_line_end) {
+    row[ABOVE_DISTANCE] = row[LINE_COLUMN], row[LINE_COLUMN] = 0;
+    copy(row + FIELDS_BEFORE, row + FIELDS_NOW, 4 * FIELDS);
+    copy(row + STARTS_BEFORE, row + STARTS_NOW, 4 * FIELDS);
+    zero(row + FIELDS_NOW, 4 * FIELDS);
+    zero(row + STARTS_NOW, 4 * FIELDS);
+    row[FIELD_NUMBER] = 0;
+    if (!is_table) row[FIELD_HASH] = 0;
+  }
+  if (is_table) {
+    int at = min(row[FIELD_NUMBER], FIELDS - 1), above = row[STARTS_BEFORE + at];
+    row[STARTS_NOW + at] = row[READ];
+    row[ABOVE_DISTANCE] = above > 0 ? row[READ] - above : 0;
+    row[LINE_COLUMN] = 0;
   }
 }
 
@@ -748,47 +763,49 @@ static void read_bracket(i32 *row, int c, int kind) {
   }
 }
 
-static void write_order_keys(i32 *row, const u16 *past) {
+/* `end` is where the characters that were read end, of which there are KEY_CHARACTERS or zeros. */
+static NOT_INLINE void write_order_keys(i32 *row, const u16 *end) {
   u64 h = start(CONTEXTS);
   for (int k = 0, n = 0; k < ORDERS_COUNT; k++) {
-    for (; n < ORDERS[k]; n++) h = mixed(h, (u64)past[HISTORY_CHARACTERS - 1 - n] + 1);
+    for (; n < ORDERS[k]; n++) h = mixed(h, (u64)end[-1 - n] + 1);
     row[KEYS + k] = stored(h);
   }
 }
 
-static int first_of_block(int block) { return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK; }
+static const u16 *block_of(const u16 *end, int block) { return end - 1 - (block + 1) * BLOCK; }
+static int read_blocks(const i32 *row) { return min((int)((u32)row[READ] / BLOCK + 1), BLOCKS); }
 
-static u64 pairs_of(const u16 *past, int block) {
-  u16 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
+static u64 pairs_of(const u16 *end, int block) {
+  u16 c0 = end[-1], c1 = end[-2];
   if (c0 == 0 || c1 == 0) return 0;
-  int first = first_of_block(block);
-  return equal_mask(past + first, c0) & equal_mask(past + first - 1, c1);
+  const u16 *first = block_of(end, block);
+  return equal_mask(first, c0) & equal_mask(first - 1, c1);
 }
 
-static u64 followers_of(const u16 *past) {
+static u64 followers_of(const u16 *end) {
   u64 h = 0;
-  for (int block = 0, times = 0; block < BLOCKS && times < 2; block++)
-    for (u64 mask = pairs_of(past, block); mask && times < 2; times++) {
+  for (int block = 0, times = 0; block < KEY_BLOCKS && times < 2; block++)
+    for (u64 mask = pairs_of(end, block); mask && times < 2; times++) {
       int k = highest_bit(mask);
       mask ^= (u64)1 << k;
-      h = mixed(h, (u64)past[first_of_block(block) + k + 1] + 1);
+      h = mixed(h, (u64)block_of(end, block)[k + 1] + 1);
     }
   return h;
 }
 
-static void write_other_keys(i32 *row, const u16 *past, u64 followers) {
-  const int last = HISTORY_CHARACTERS - 1;
+SMALL static void write_other_keys(i32 *row, const u16 *end, int is_table, u64 followers) {
   u64 word = mixed(mixed(start(WORD), extended(row[WORD_HASH])), extended(row[GAP_HASH]));
   row[KEYS + WORD] = stored(word);
   u64 words = mixed(word, extended(row[WORD_BEFORE]));
   row[KEYS + WORDS] = stored(words);
   row[KEYS + WORDS_BEFORE] = stored(mixed(mixed(words, extended(row[WORD_BEFORE_THAT])), 1));
-  int column = row[LINE_COLUMN], length = row[LINE_LENGTH];
-  int above = column < length && length <= HISTORY_CHARACTERS ? past[HISTORY_CHARACTERS - length] : 0;
-  int after = column + 1 < length && length <= last ? past[last + 2 - length] : 0;
+  int column = row[LINE_COLUMN], distance = row[ABOVE_DISTANCE];
+  int above = column < distance && distance <= KEY_CHARACTERS ? end[-distance] : 0;
+  int after = column + 1 < distance && distance < KEY_CHARACTERS ? end[1 - distance] : 0;
   u64 capped = (u64)min(column, 255);
   row[KEYS + COLUMN] = stored(mixed(mixed(mixed(start(COLUMN), (u64)above), (u64)after), capped));
-  u64 layout = mixed(mixed(start(LAYOUT), capped), (u64)min(row[LETTERS], 15));
+  int length = is_table ? row[FIELD_NUMBER] : min(row[LETTERS], 15);
+  u64 layout = mixed(mixed(start(LAYOUT), capped), (u64)length);
   row[KEYS + LAYOUT] = stored(mixed(layout, (u64)row[LAST_TOKEN]));
   row[KEYS + FIELD] = stored(mixed(mixed(start(FIELD), (u64)row[FIELD_NUMBER]), extended(row[FIELD_HASH])));
   i32 field = row[FIELDS_BEFORE + min(row[FIELD_NUMBER], FIELDS - 1)];
@@ -798,14 +815,14 @@ static void write_other_keys(i32 *row, const u16 *past, u64 followers) {
   row[KEYS + BRACKET] = stored(mixed(mixed(start(BRACKET), extended(bracket)), token));
   u64 tokens = mixed(mixed(start(SHAPE), (u64)row[TOKENS]), (u64)row[LAST_TOKEN]);
   row[KEYS + SHAPE] = stored(mixed(tokens, token));
-  row[KEYS + INDIRECT] = stored(mixed(mixed(start(INDIRECT), (u64)past[last] + 1), followers));
+  row[KEYS + INDIRECT] = stored(mixed(mixed(start(INDIRECT), followers), (u64)end[-1] + 1));
 }
 
 /* Follow what the row has of id c, the last of `past`, after `before`. */
-static void follow(const i32 *characters, i32 *row, int before, int c) {
+SMALL static void follow(const i32 *characters, i32 *row, int before, int c) {
   const i32 *own = characters + 4 * c;
   read_word(row, c, own[KIND], own[FOLDED]);
-  read_field(row, c, own[KIND], before);
+  read_field(row, c, own[KIND], before, own[BRACKET_KIND], characters[BRACKET_KIND]);
   read_token(row, c, own[KIND]);
   read_bracket(row, c, own[BRACKET_KIND]);
 }
@@ -846,23 +863,23 @@ SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
 #define AT_ONCE 1024
 
 typedef struct { /* what has been read of the text whose keys are written */
-  u16 window[2 * HISTORY_CHARACTERS];
+  u16 window[2 * KEY_CHARACTERS];
   i32 row[HISTORY_IDS];
   int at, fresh; /* where the past begins in the window, and how many ids it has */
   u32 pairs[1 << 16][2]; /* where pairs of ids were last, and before that; the same: not known */
 } reader;
 
-/* Return `followers_of` the past of id i of the text. Pairs in one place of the table are searched for. */
-static u64 noted_followers(const u16 *text, u32 i, reader *r) {
-  const u16 *past = r->window + r->at;
-  u32 c0 = past[HISTORY_CHARACTERS - 1], c1 = past[HISTORY_CHARACTERS - 2];
+/* Return `followers_of` the past of id i of the text, which ends at `end`. Pairs in one place of the table are
+   searched for. */
+static u64 noted_followers(const u16 *text, u32 i, const u16 *end, reader *r) {
+  u32 c0 = end[-1], c1 = end[-2];
   if (c0 == 0 || c1 == 0) return 0;
   u32 *own = r->pairs[(c1 << 8 ^ c0) & 0xFFFF], last = own[0], other = own[1];
   int is_other = last && (text[last] != c0 || text[last - 1] != c1);
   u64 h = 0;
   own[0] = i, own[1] = is_other ? i : last;
-  if (is_other || (last && last == other)) return followers_of(past);
-  u32 farthest = (u32)min(r->fresh - 2, BLOCKS * BLOCK);
+  if (is_other || (last && last == other)) return followers_of(end);
+  u32 farthest = (u32)min(r->fresh - 2, KEY_BLOCKS * BLOCK);
   if (last && i - last <= farthest) h = mixed(h, (u64)text[last + 1] + 1);
   if (other && i - other <= farthest) h = mixed(h, (u64)text[other + 1] + 1);
   return h;
@@ -878,22 +895,23 @@ static NOT_INLINE void write_some_keys(const nc *m, reader *r, int first, int co
     for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + place] = (u32)r->row[KEYS + first + k];
     if (m->characters[4 * c + KIND] == RECORD_END) {
       zero(r->row, sizeof r->row);
-      zero(r->window + r->at + HISTORY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
+      zero(r->window + r->at + KEY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
       r->fresh = 0;
     }
-    if (r->at == HISTORY_CHARACTERS) {
-      copy(r->window, r->window + r->at, 2 * HISTORY_CHARACTERS);
+    if (r->at == KEY_CHARACTERS) {
+      copy(r->window, r->window + r->at, 2 * KEY_CHARACTERS);
       r->at = 0;
     }
-    int before = r->window[r->at + HISTORY_CHARACTERS - 1];
-    r->window[r->at + HISTORY_CHARACTERS] = (u16)c;
+    u16 *end = r->window + r->at + KEY_CHARACTERS;
+    *end = (u16)c;
     r->at += 1;
-    r->fresh = min(r->fresh + 1, HISTORY_CHARACTERS);
+    r->fresh = min(r->fresh + 1, KEY_CHARACTERS);
+    r->row[READ] += 1;
     if (first == 0) {
-      write_order_keys(r->row, r->window + r->at);
+      write_order_keys(r->row, end + 1);
     } else {
-      follow(m->characters, r->row, before, c);
-      write_other_keys(r->row, r->window + r->at, noted_followers(m->text, i, r));
+      follow(m->characters, r->row, end[-1], c);
+      write_other_keys(r->row, end + 1, m->characters[BRACKET_KIND], noted_followers(m->text, i, end + 1, r));
     }
   }
 }
@@ -1167,12 +1185,13 @@ static int common_length(const u16 *text, int at, const u16 *past) {
   return length;
 }
 
-static void find_history_match(i32 *row, const u16 *past) {
+SMALL static NOT_INLINE void find_history_match(i32 *row, const u16 *past) {
   row[HISTORY_MATCH_DISTANCE] = row[HISTORY_MATCH_LENGTH] = 0;
   u16 c2 = past[HISTORY_CHARACTERS - 3], c3 = past[HISTORY_CHARACTERS - 4];
-  for (int block = 0; block < BLOCKS; block++) {
-    int first = first_of_block(block);
-    u64 mask = pairs_of(past, block);
+  const u16 *end = past + HISTORY_CHARACTERS;
+  for (int block = 0; block < read_blocks(row); block++) {
+    int first = (int)(block_of(end, block) - past);
+    u64 mask = pairs_of(end, block);
     if (mask) mask &= equal_mask(past + first - 2, c2) & equal_mask(past + first - 3, c3);
     while (mask) {
       int k = highest_bit(mask);
@@ -1230,20 +1249,25 @@ static void follow_resumed(const nc *m, i32 *row, int c) {
     row[RESUMED_AT] = row[RESUMED_QUALITY] = 0;
 }
 
+static NOT_INLINE void shift_in(u16 *past, int count, int read, u16 number) {
+  int moved = min(read, count - 1);
+  u16 *first = past + count - 1 - moved;
+  move(first, first + 1, 2 * (size_t)moved);
+  past[count - 1] = number;
+}
+
 static void read_context(const nc *m, i32 *row, int c) {
-  const int last = HISTORY_CHARACTERS - 1;
   u16 *past = past_of(row), *keys = (u16 *)(void *)(row + HISTORY_KEYS);
   if (m->characters[4 * c + KIND] == RECORD_END) zero(row, 4 * STATE_COLUMNS);
-  int before = past[last];
-  move(past, past + 1, 2 * last);
-  past[last] = (u16)c;
-  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
-    move(keys, keys + 1, 2 * last);
-    keys[last] = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
-  }
+  int before = past[HISTORY_CHARACTERS - 1];
+  shift_in(past, HISTORY_CHARACTERS, row[READ], (u16)c);
+  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += KEY_CHARACTERS)
+    shift_in(keys, KEY_CHARACTERS, row[READ], (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF));
+  row[READ] += 1;
   follow(m->characters, row, before, c);
-  write_order_keys(row, past);
-  write_other_keys(row, past, followers_of(past));
+  const u16 *end = past + HISTORY_CHARACTERS;
+  write_order_keys(row, end);
+  write_other_keys(row, end, m->characters[BRACKET_KIND], followers_of(end));
 }
 
 static void read_character(const nc *m, i32 *row, int c) {
@@ -1378,12 +1402,13 @@ static void add_noted(nc *m, int j, const noted *found) {
 
 static void gather_recent(nc *m, const i32 *row) {
   const u16 *past = past_of((i32 *)(size_t)row), *keys = (const u16 *)(const void *)(row + HISTORY_KEYS);
-  u16 last = past[HISTORY_CHARACTERS - 1];
+  const u16 *end = past + HISTORY_CHARACTERS;
+  u16 last = end[-1];
   noted orders[ORDERS_COUNT], other;
   for (int j = 0; j < ORDERS_COUNT; j++) orders[j].places = orders[j].different = 0;
-  for (int block = 0; block < BLOCKS && last; block++) {
-    int first = first_of_block(block);
-    u64 pairs = pairs_of(past, block);
+  for (int block = 0; block < read_blocks(row) && last; block++) {
+    int first = (int)(block_of(end, block) - past);
+    u64 pairs = pairs_of(end, block);
     u64 mask = orders[0].places < MAX_RECENT ? equal_mask(past + first, last) : pairs;
     while (mask) {
       int k = highest_bit(mask);
@@ -1394,16 +1419,16 @@ static void gather_recent(nc *m, const i32 *row) {
     }
   }
   for (int j = 0; j < ORDERS_COUNT; j++) add_noted(m, j, &orders[j]);
-  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += HISTORY_CHARACTERS) {
+  for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += KEY_CHARACTERS) {
     u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
     other.places = other.different = 0;
-    for (int block = 0; block < BLOCKS && other.places < MAX_RECENT; block++) {
-      int first = first_of_block(block) + 1;
-      u64 mask = equal_mask(keys + first, key);
+    for (int block = 0; block < KEY_BLOCKS && other.places < MAX_RECENT; block++) {
+      const u16 *first = block_of(end, block) + 1;
+      u64 mask = equal_mask(block_of(keys + KEY_CHARACTERS, block) + 1, key);
       while (mask && other.places < MAX_RECENT) {
         int k = highest_bit(mask);
         mask ^= (u64)1 << k;
-        note(&other, past[first + k]);
+        note(&other, first[k]);
       }
     }
     add_noted(m, ORDERS_COUNT + j, &other);
@@ -1546,7 +1571,8 @@ static void choose_sets(nc *m, const i32 *row, int node, const f32 *own, int by_
   chosen[2] = SET_STARTS[2] + by_match;
   chosen[3] = SET_STARTS[3] + 8 * known + kind;
   chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + kind;
-  chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7);
+  int column = m->characters[BRACKET_KIND] ? row[LINE_COLUMN] : row[LINE_COLUMN] >> 3;
+  chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7);
   f32 odds = minf(maxf(by_backoff, -8.0f), 8.0f) * (f32)(ODDS_STEPS / 16.0);
   chosen[SETS] = LAST_STARTS[0] + group;
   chosen[SETS + 1] = LAST_STARTS[1] + by_match;

@@ -22,6 +22,7 @@ from nextchar.models.kernels.mixture_arguments import (
     BEFORE_0,
     BEFORE_1,
     BLOCKS,
+    BRACKET_KIND,
     BUCKETS,
     BY_BACKOFF,
     BY_MATCH,
@@ -41,6 +42,8 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_IDS,
     HISTORY_KEYS,
     INPUTS,
+    KEY_BLOCKS,
+    KEY_CHARACTERS,
     KEYS,
     KIND,
     KNOWN_STATES,
@@ -81,7 +84,12 @@ from nextchar.models.kernels.mixture_arguments import (
 )
 from nextchar.models.kernels.mixture_contexts import read_character, write_features
 from nextchar.models.kernels.mixture_hashes import entries_of, single_of
-from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, same_characters
+from nextchar.models.kernels.mixture_history import (
+    first_of_block,
+    pairs_of,
+    read_blocks,
+    same_characters,
+)
 
 EXPERTS = (
     "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"
@@ -134,7 +142,7 @@ def parts_of(state, b, at):  # type: ignore[no-untyped-def]
     """
     numbers = state[b, at:]
     past = numbers[HISTORY_IDS:HISTORY_KEYS].view(np.uint16)
-    keys = numbers[HISTORY_KEYS:STATE_COLUMNS].view(np.uint16).reshape((_KEYS, HISTORY_CHARACTERS))
+    keys = numbers[HISTORY_KEYS:STATE_COLUMNS].view(np.uint16).reshape((_KEYS, KEY_CHARACTERS))
     return numbers[:STATE_COLUMNS].view(np.int32), past, keys
 
 
@@ -235,11 +243,11 @@ def _add_noted(up, size, first, j, found, seen, r, followed, counts, touched, is
 
 
 @inline_borrowing
-def _note_orders(past, found, seen):  # type: ignore[no-untyped-def]
+def _note_orders(row, past, found, seen):  # type: ignore[no-untyped-def]
     """Note what followed the last characters in the history, for each order."""
     last = past[HISTORY_CHARACTERS - 1]
-    for block in range(BLOCKS if last != 0 else 0):
-        start, pairs = first_of_block(block), pairs_of(past, block)
+    for block in range(read_blocks(row, BLOCKS) if last != 0 else 0):
+        start, pairs = first_of_block(past, block), pairs_of(past, block)
         mask = equal_mask(past, start, last) if seen[0] < MAX_RECENT else pairs
         while mask != np.uint64(0):
             k = highest_bit(mask)
@@ -255,19 +263,19 @@ def _note_orders(past, found, seen):  # type: ignore[no-untyped-def]
 @inline_borrowing
 def _gather_recent(up, size, first, row, past, keys, found, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
     """Count what followed the contexts in the history, and how much in a row of `followed`."""
-    seen[:] = 0
-    _note_orders(past, found, seen)
+    seen[:], newest = 0, past[HISTORY_CHARACTERS - KEY_CHARACTERS :]
+    _note_orders(row, past, found, seen)
     for j in range(_ORDERS):
         _add_noted(up, size, first, j, found, seen, j, followed, counts, touched, is_touched)
     for j in range(_KEYS):
         key = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
-        for block in range(BLOCKS):
-            start = first_of_block(block) + 1
+        for block in range(read_blocks(row, KEY_BLOCKS)):
+            start = first_of_block(newest, block) + 1
             mask = equal_mask(keys[j], start, key)
             while mask != np.uint64(0) and seen[0] < MAX_RECENT:
                 k = highest_bit(mask)
                 mask ^= np.uint64(1) << np.uint64(k)
-                c = np.int64(past[start + k])
+                c = np.int64(newest[start + k])
                 if c > 0:
                     _note(found, seen, 0, c)
             if seen[0] >= MAX_RECENT:
@@ -499,7 +507,8 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
     chosen[2] = SET_STARTS[2] + by_match
     chosen[3] = SET_STARTS[3] + 8 * known + characters[c1, KIND]
     chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
-    chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(row[LINE_COLUMN] >> 3, 7)
+    column = row[LINE_COLUMN] if characters[0, BRACKET_KIND] != 0 else row[LINE_COLUMN] >> 3
+    chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7)
     odds = min(max(by_backoff, np.float32(-8)), np.float32(8)) * np.float32(ODDS_STEPS / 16)
     chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1)
     chosen[SETS + 1] = LAST_STARTS[1] + by_match

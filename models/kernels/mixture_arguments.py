@@ -18,7 +18,8 @@ WORD, WORDS, WORDS_BEFORE, COLUMN, LAYOUT, FIELD, FIELD_ABOVE, BRACKET, SHAPE, I
 and what is above; the column, the length of the word and what kind of character was last; the field of the
 line so far; the same field of the line before and the field so far; the bracket around and the token so far;
 what kinds of tokens were last and the token so far; the last character, and what followed the last two the
-last two times in the history."""
+last two times in the history. In a table a field is a cell, the column is that in the cell, and LAYOUT has
+the number of the cell instead of the length of the word."""
 
 RARE_CONTEXTS = (WORDS_BEFORE, SHAPE)
 """Contexts of which most occur once; what followed these once is not kept."""
@@ -42,13 +43,16 @@ HISTORY_MATCH_CHARACTERS = 4
 """A match in a row's own history begins when this many characters are the same: `mixture_history`
 compares four."""
 
-HISTORY_CHARACTERS = 2048
+HISTORY_CHARACTERS = 8192
 """Characters of its own history that a row keeps."""
+
+KEY_CHARACTERS = 2048
+"""The newest of them, next to which the keys of contexts are kept."""
 
 BLOCK = 64
 """Positions of the history that are compared at once; the oldest ones do not fill a block."""
 
-BLOCKS = HISTORY_CHARACTERS // BLOCK - 1
+BLOCKS, KEY_BLOCKS = HISTORY_CHARACTERS // BLOCK - 1, KEY_CHARACTERS // BLOCK - 1
 """Blocks of the history, block 0 the newest. The position of the last character read is in none."""
 
 MAX_MATCH = 64
@@ -76,24 +80,31 @@ RESUMED_RUN = 6
 """How many characters it has predicted since its last error, up to MAX_MATCH."""
 WORD_HASH, WORD_BEFORE, GAP_HASH, LETTERS = range(7, 11)
 """Hashes of the word, of the one before it and of what followed the word, and the length of the word."""
-LINE_COLUMN, LINE_LENGTH, FIELD_NUMBER, FIELD_HASH = range(11, 15)
-"""The column, the length of the line before with its end, the number of the field and a hash of it so far."""
+LINE_COLUMN, ABOVE_DISTANCE, FIELD_NUMBER, FIELD_HASH = range(11, 15)
+"""The column, how many characters before the next one the one above is, or 0, the number of the field and a
+hash of it so far."""
 WORD_BEFORE_THAT, TOKENS, LAST_TOKEN, DEPTH = range(15, 19)
 """A hash of the word before WORD_BEFORE; the kinds of the last 6 tokens, 5 bits each, and that of the last
 character, 0 for a space; how many brackets are open, up to MAX_DEPTH."""
-BRACKETS = 19
+READ, QUOTED = range(19, 21)
+"""How many characters were read, and in a table 1 between quotation marks."""
+BRACKETS = 21
 """(MAX_DEPTH,) hashes of the open brackets, the word before each, and the separators since."""
 FIELDS_BEFORE = BRACKETS + MAX_DEPTH
 """(FIELDS,) hashes of the fields of the line before."""
 FIELDS_NOW = FIELDS_BEFORE + FIELDS
 """(FIELDS,) of this line."""
-KEYS = FIELDS_NOW + FIELDS
+STARTS_BEFORE = FIELDS_NOW + FIELDS
+"""(FIELDS,) READ at the beginning of the cells of the line before, in a table."""
+STARTS_NOW = STARTS_BEFORE + FIELDS
+"""(FIELDS,) of this line."""
+KEYS = STARTS_NOW + FIELDS
 """(CONTEXTS,) hashes of the contexts of the next character; 0 before the first."""
 HISTORY_IDS = KEYS + CONTEXTS
 """HISTORY_CHARACTERS uint16 ids, newest last; 0 for unknown ids and those above 65535."""
 HISTORY_KEYS = HISTORY_IDS + HISTORY_CHARACTERS // 2
-"""(len(RECENT_KEYS), HISTORY_CHARACTERS) uint16: the lowest bits of the keys before each of these ids."""
-STATE_COLUMNS = HISTORY_KEYS + len(RECENT_KEYS) * HISTORY_CHARACTERS // 2
+"""(len(RECENT_KEYS), KEY_CHARACTERS) uint16: the lowest bits of the keys before each of the last ids."""
+STATE_COLUMNS = HISTORY_KEYS + len(RECENT_KEYS) * KEY_CHARACTERS // 2
 
 # ---- features: what the matches predict
 
@@ -207,8 +218,9 @@ FOLDED, KIND, RANK, BRACKET_KIND = range(4)
 LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
 """Values of KIND. LETTER has no case; at RECORD_END, the line end of records, what was read is forgotten."""
 
-OPENING, CLOSING, SEPARATOR = range(1, 4)
-"""Values of BRACKET_KIND for brackets, and for signs between what they contain; else it is 0."""
+OPENING, CLOSING, SEPARATOR, DELIMITER, QUOTE = range(1, 6)
+"""Values of BRACKET_KIND for brackets, for signs between what they contain, and in a table for what is
+between cells and around them; else it is 0. Of id 0 it is 1 if the text is a table."""
 
 
 class Experts(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 from nextchar.models.kernels.intrinsics import prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture_arguments import (
+    ABOVE_DISTANCE,
     BRACKET,
     BRACKET_KIND,
     BRACKETS,
@@ -16,6 +17,7 @@ from nextchar.models.kernels.mixture_arguments import (
     CLOSING,
     COLUMN,
     CONTEXTS,
+    DELIMITER,
     DEPTH,
     DIGIT,
     FIELD,
@@ -34,6 +36,7 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_ID,
     HISTORY_MATCH_LENGTH,
     INDIRECT,
+    KEY_CHARACTERS,
     KEYS,
     KIND,
     LAST_TOKEN,
@@ -42,7 +45,6 @@ from nextchar.models.kernels.mixture_arguments import (
     LETTERS,
     LINE_COLUMN,
     LINE_END,
-    LINE_LENGTH,
     LOWER,
     MATCH_AT,
     MATCH_BUCKET,
@@ -53,6 +55,9 @@ from nextchar.models.kernels.mixture_arguments import (
     MAX_MATCH,
     OPENING,
     ORDERS,
+    QUOTE,
+    QUOTED,
+    READ,
     RECENT_KEYS,
     RECORD_END,
     RESUMED_AT,
@@ -64,6 +69,8 @@ from nextchar.models.kernels.mixture_arguments import (
     SHAPE,
     SIGN,
     SPACE,
+    STARTS_BEFORE,
+    STARTS_NOW,
     TOKENS,
     UPPER,
     WORD,
@@ -122,7 +129,7 @@ def _read_field(row, c, kind, before):  # type: ignore[no-untyped-def]
     """Follow lines and fields, which end with a space or a sign that is not as id `before`, the last one."""
     row[LINE_COLUMN] += 1
     if kind in (LINE_END, RECORD_END):
-        row[LINE_LENGTH], row[LINE_COLUMN] = row[LINE_COLUMN], 0
+        row[ABOVE_DISTANCE], row[LINE_COLUMN] = row[LINE_COLUMN], 0
         for i in range(FIELDS):
             row[FIELDS_BEFORE + i], row[FIELDS_NOW + i] = row[FIELDS_NOW + i], 0
         row[FIELD_NUMBER], row[FIELD_HASH] = 0, 0
@@ -132,6 +139,29 @@ def _read_field(row, c, kind, before):  # type: ignore[no-untyped-def]
         row[FIELD_HASH] = _stored(mixed(_start(FIELD), c + 1))
     else:
         row[FIELD_HASH] = _stored(mixed(_loaded(row[FIELD_HASH]), c + 1))
+
+
+@inline_borrowing
+def _read_cell(row, c, kind, mark):  # type: ignore[no-untyped-def]
+    """Follow lines and cells of a table, as `_read_field` does lines and fields."""
+    is_line_end = kind in (LINE_END, RECORD_END)
+    row[QUOTED] = 0 if is_line_end else row[QUOTED] ^ (mark == QUOTE)
+    if not is_line_end and (mark != DELIMITER or row[QUOTED] != 0):
+        row[LINE_COLUMN] += 1
+        row[FIELD_HASH] = _stored(mixed(_loaded(row[FIELD_HASH]), c + 1))
+        return
+    row[FIELDS_NOW + min(row[FIELD_NUMBER], FIELDS - 1)] = row[FIELD_HASH]
+    row[FIELD_NUMBER] += 1
+    if is_line_end:
+        for i in range(FIELDS):
+            row[FIELDS_BEFORE + i], row[FIELDS_NOW + i] = row[FIELDS_NOW + i], 0
+            row[STARTS_BEFORE + i], row[STARTS_NOW + i] = row[STARTS_NOW + i], 0
+        row[FIELD_NUMBER] = 0
+    at = min(row[FIELD_NUMBER], FIELDS - 1)
+    above = row[STARTS_BEFORE + at]
+    row[STARTS_NOW + at] = row[READ]
+    row[ABOVE_DISTANCE] = row[READ] - above if above > 0 else 0
+    row[LINE_COLUMN], row[FIELD_HASH] = 0, _stored(mixed(_start(FIELD), c + 1))
 
 
 @inline_borrowing
@@ -166,9 +196,9 @@ def _read_bracket(row, c, kind):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _write_keys(row, past):  # type: ignore[no-untyped-def]
-    """Write the keys of the contexts of the next character."""
-    last = HISTORY_CHARACTERS - 1
+def _write_keys(row, past, is_table):  # type: ignore[no-untyped-def]
+    """Write the keys of the contexts of the next character, after `past` (KEY_CHARACTERS,)."""
+    last = KEY_CHARACTERS - 1
     h, n = _start(CONTEXTS), 0
     for k in range(len(ORDERS)):
         while n < ORDERS[k]:
@@ -180,11 +210,12 @@ def _write_keys(row, past):  # type: ignore[no-untyped-def]
     words = mixed(word, row[WORD_BEFORE])
     row[KEYS + WORDS] = _stored(words)
     row[KEYS + WORDS_BEFORE] = _stored(mixed(mixed(words, row[WORD_BEFORE_THAT]), 1))
-    column, length = row[LINE_COLUMN], row[LINE_LENGTH]
-    above = past[HISTORY_CHARACTERS - length] if column < length <= HISTORY_CHARACTERS else np.uint16(0)
-    after = past[last + 2 - length] if column + 1 < length <= last else np.uint16(0)
+    column, distance = row[LINE_COLUMN], row[ABOVE_DISTANCE]
+    above = past[last + 1 - distance] if column < distance <= last + 1 else np.uint16(0)
+    after = past[last + 2 - distance] if column + 1 < distance <= last else np.uint16(0)
     row[KEYS + COLUMN] = _stored(mixed(mixed(mixed(_start(COLUMN), above), after), min(column, 255)))
-    layout = mixed(mixed(_start(LAYOUT), min(column, 255)), min(row[LETTERS], 15))
+    length = row[FIELD_NUMBER] if is_table else min(row[LETTERS], 15)
+    layout = mixed(mixed(_start(LAYOUT), min(column, 255)), length)
     row[KEYS + LAYOUT] = _stored(mixed(layout, row[LAST_TOKEN]))
     row[KEYS + FIELD] = _stored(mixed(mixed(_start(FIELD), row[FIELD_NUMBER]), row[FIELD_HASH]))
     field = row[FIELDS_BEFORE + min(row[FIELD_NUMBER], FIELDS - 1)]
@@ -194,31 +225,47 @@ def _write_keys(row, past):  # type: ignore[no-untyped-def]
     row[KEYS + BRACKET] = _stored(mixed(mixed(_start(BRACKET), bracket), token))
     tokens = mixed(mixed(_start(SHAPE), row[TOKENS]), row[LAST_TOKEN])
     row[KEYS + SHAPE] = _stored(mixed(tokens, token))
-    row[KEYS + INDIRECT] = _stored(mixed(mixed(_start(INDIRECT), past[last] + 1), followers_of(past)))
+    row[KEYS + INDIRECT] = _stored(mixed(mixed(_start(INDIRECT), followers_of(row, past)), past[last] + 1))
 
 
 @inline_borrowing
 def read_context(characters, row, past, keys, c):  # type: ignore[no-untyped-def]
-    """Add id c to the history `past`, and its keys to `keys`; write the keys of the next character."""
-    last, kind = HISTORY_CHARACTERS - 1, characters[c, KIND]
+    """Add id c to the history `past`, and its keys to `keys`; write the keys of the next character.
+
+    `past` may be the newest KEY_CHARACTERS alone.
+    """
+    kind, mark, is_table = characters[c, KIND], characters[c, BRACKET_KIND], characters[0, BRACKET_KIND] != 0
     if kind == RECORD_END:  # all that was read is forgotten
         row[:HISTORY_IDS] = 0
         past[:] = 0
         keys[:] = 0
-    before = past[last]
-    for i in range(last):
-        past[i] = past[i + 1]
-    past[last] = np.uint16(c if c <= _MAX_ID else 0)
+    before = past[len(past) - 1]
+    _push(past, row[READ], np.uint16(c if c <= _MAX_ID else 0))
     for j in range(len(keys)):
-        own = keys[j]
-        for i in range(last):
-            own[i] = own[i + 1]
-        own[last] = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
+        _push(keys[j], row[READ], np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF))
+    row[READ] += 1
     _read_word(row, c, kind, characters[c, FOLDED])
-    _read_field(row, c, kind, before)
+    if is_table:
+        _read_cell(row, c, kind, mark)
+    else:
+        _read_field(row, c, kind, before)
     _read_token(row, c, kind)
-    _read_bracket(row, c, characters[c, BRACKET_KIND])
-    _write_keys(row, past)
+    _read_bracket(row, c, mark)
+    _write_keys(row, past[len(past) - KEY_CHARACTERS :], is_table)
+
+
+@inline_borrowing
+def _push(past, read, number):  # type: ignore[no-untyped-def]
+    """Add a number after the others, of which `read` are not from before the row began."""
+    last = len(past) - 1
+    if read < last:
+        moved = past[last - read :]
+        for i in range(read):
+            moved[i] = moved[i + 1]
+    else:  # the same, compiled to one call
+        for i in range(last):
+            past[i] = past[i + 1]
+    past[last] = number
 
 
 # ---- matches

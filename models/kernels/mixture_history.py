@@ -11,16 +11,24 @@ from nextchar.models.kernels.mixture_arguments import (
     HISTORY_MATCH_CHARACTERS,
     HISTORY_MATCH_DISTANCE,
     HISTORY_MATCH_LENGTH,
+    KEY_BLOCKS,
     MAX_MATCH,
     ORDERS,
+    READ,
 )
 from nextchar.models.kernels.mixture_hashes import mixed
 
 
 @inline_borrowing
-def first_of_block(block):  # type: ignore[no-untyped-def]
-    """Return the first position of a block of the history."""
-    return HISTORY_CHARACTERS - 1 - (block + 1) * BLOCK
+def first_of_block(past, block):  # type: ignore[no-untyped-def]
+    """Return the first position of a block of the history, or of its newest part."""
+    return len(past) - 1 - (block + 1) * BLOCK
+
+
+@inline_borrowing
+def read_blocks(row, blocks):  # type: ignore[no-untyped-def]
+    """Return in how many of some blocks something was read."""
+    return min((row[READ] + BLOCK - 1) // BLOCK, blocks)
 
 
 @inline_borrowing
@@ -29,10 +37,10 @@ def pairs_of(past, block):  # type: ignore[no-untyped-def]
 
     Unknown characters are never the same.
     """
-    c0, c1 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
+    c0, c1 = past[len(past) - 1], past[len(past) - 2]
     if c0 == 0 or c1 == 0:
         return np.uint64(0)
-    start = first_of_block(block)
+    start = first_of_block(past, block)
     return equal_mask(past, start, c0) & equal_mask(past, start - 1, c1)
 
 
@@ -56,8 +64,8 @@ def find_history_match(row, past):  # type: ignore[no-untyped-def]
     """Set the match in the history to the longest, and of equals the newest."""
     row[HISTORY_MATCH_DISTANCE] = row[HISTORY_MATCH_LENGTH] = 0
     c2, c3 = past[HISTORY_CHARACTERS - 3], past[HISTORY_CHARACTERS - 4]
-    for block in range(BLOCKS):
-        start = first_of_block(block)
+    for block in range(read_blocks(row, BLOCKS)):
+        start = first_of_block(past, block)
         mask = pairs_of(past, block)
         if mask != np.uint64(0):
             mask &= equal_mask(past, start - 2, c2) & equal_mask(past, start - 3, c3)
@@ -75,15 +83,15 @@ def find_history_match(row, past):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def followers_of(past):  # type: ignore[no-untyped-def]
+def followers_of(row, past):  # type: ignore[no-untyped-def]
     """Return a hash (uint64) of what followed the last two characters the last two times."""
     h, times = np.uint64(0), 0
-    for block in range(BLOCKS):
+    for block in range(read_blocks(row, KEY_BLOCKS)):
         mask = pairs_of(past, block)
         while mask != np.uint64(0) and times < 2:
             k = highest_bit(mask)
             mask ^= np.uint64(1) << np.uint64(k)
-            h = mixed(h, past[first_of_block(block) + k + 1] + 1)
+            h = mixed(h, past[first_of_block(past, block) + k + 1] + 1)
             times += 1
         if times == 2:
             break

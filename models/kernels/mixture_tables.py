@@ -4,7 +4,7 @@ import numpy as np
 
 from nextchar.models.kernels.jit import compiled
 from nextchar.models.kernels.mixture_arguments import (
-    HISTORY_CHARACTERS,
+    KEY_CHARACTERS,
     KEYS,
     MATCH_CHARACTERS,
     MAX_COUNT,
@@ -18,8 +18,8 @@ from nextchar.models.kernels.mixture_hashes import hash_of, place_bits, slot_of
 def write_text_keys(text, characters, first, keys):  # type: ignore[no-untyped-def]
     """Write the keys (n, N) of n contexts, from number `first` on, before each character of a text (N,)."""
     row = np.zeros(STATE_COLUMNS, np.int32)
-    past = np.zeros(HISTORY_CHARACTERS, np.uint16)
-    unused = np.zeros((0, HISTORY_CHARACTERS), np.uint16)
+    past = np.zeros(KEY_CHARACTERS, np.uint16)
+    unused = np.zeros((0, KEY_CHARACTERS), np.uint16)
     for i in range(len(text)):
         for k in range(len(keys)):
             keys[k, i] = np.uint32(row[KEYS + first + k])

@@ -25,6 +25,7 @@ from nextchar.models.kernels.mixture_arguments import (
     CONTEXTS,
     HISTORY_CHARACTERS,
     INPUTS,
+    KEY_CHARACTERS,
     KEYS,
     LAST_SETS,
     LEARNED_BACKOFF,
@@ -49,6 +50,7 @@ _FIRST_RATE, _LAST_RATE, _DECISIONS = (
 _MAX_SEEN = 1023.0  # of a map's state: it goes on moving
 _MOST = 0.9999
 _LEAST_SHARE = 0.0005
+_HISTORY_PART = 16  # the history is at most this part of a text that is learned
 
 
 # ---- learning
@@ -164,12 +166,19 @@ def _learn_backoffs(experts, seen, c, workspace):  # type: ignore[no-untyped-def
 
 
 @inline_borrowing
+def _shorten(state, history):  # type: ignore[no-untyped-def]
+    """Let the only row of `state` know its last `history` characters alone."""
+    _, past, _ = parts_of(state, 0, 0)
+    past[HISTORY_CHARACTERS - 1 - history] = 0
+
+
+@inline_borrowing
 def count_row(experts, behind, c, workspace):  # type: ignore[no-untyped-def]
     """Count that id c followed the contexts of the only row of `behind`, which reads it."""
     row, past, keys = parts_of(behind, 0, 0)
     slots = experts[2]
     _count(slots, experts[4], row, c, workspace[11])
-    read_context(experts[5], row, past, keys[:0], c)
+    read_context(experts[5], row, past[HISTORY_CHARACTERS - KEY_CHARACTERS :], keys[:0], c)
     for k in range(CONTEXTS):
         prefetch(slots, slot_of(slots, np.uint64(np.uint32(row[KEYS + k]))))
 
@@ -188,8 +197,8 @@ def learn(  # type: ignore[no-untyped-def]
     `text` to `meetings` are the fields of `Experts`, of which `maps` to `last_weights` and `backoffs` learn;
     nothing adapts. `seen` to `backoffs_seen` say how often each has learned. `logits` (N, V) of the
     network are before each id, or empty. If `behind` has a row of zeros, the ids are the text, whose counts
-    and `positions` are still zero: its characters are counted as they become older than the history. There
-    is something to learn from `start` on, before which ids only count.
+    and `positions` are still zero: its characters are counted as they become older than the history, of which
+    a short text has less. There is something to learn from `start` on, before which ids only count.
     """
     experts = (
         text, positions, slots, singles, entries, characters, up, children, maps, recent_maps, match_maps,
@@ -199,6 +208,7 @@ def learn(  # type: ignore[no-untyped-def]
     workspace = make_workspace(len(characters), len(children))
     shares, below, moved = workspace[8], workspace[9], np.empty(CONTEXTS + RECENT, np.float32)
     bits, one = 0.0, np.float32(1)
+    history = min(HISTORY_CHARACTERS, max(KEY_CHARACTERS, len(ids) // _HISTORY_PART))
     for i in range(len(ids)):
         c = ids[i]
         if c > 0 and i >= start:
@@ -216,9 +226,11 @@ def learn(  # type: ignore[no-untyped-def]
                 at = up[len(characters) + node]
             _learn_backoffs(experts, backoffs_seen, c, workspace)
             forget(workspace)
-        old = i - HISTORY_CHARACTERS
-        if i >= start - HISTORY_CHARACTERS:
+        old = i - history
+        if i >= start - history:
             read_row(experts, state, 0, 0, c, workspace)
+            if len(behind) > 0 and history < HISTORY_CHARACTERS:
+                _shorten(state, history)
         if len(behind) > 0 and old >= 0:
             count_row(experts, behind, ids[old], workspace)
             if old >= MATCH_CHARACTERS:

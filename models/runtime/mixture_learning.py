@@ -5,6 +5,7 @@ network's weights are learned afterwards, on held-out text that the network was 
 """
 
 import unicodedata
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from nextchar.models.kernels.mixture_arguments import (
     CONSTANT,
     CONTEXTS,
     COUNT_STEPS,
+    DELIMITER,
     DIFFERENT_STEPS,
     DIGIT,
     FOLDED,
@@ -37,6 +39,7 @@ from nextchar.models.kernels.mixture_arguments import (
     MAX_ADAPTED_VOCABULARY,
     OPENING,
     PLACE_STEPS,
+    QUOTE,
     RANK,
     RECENT,
     RECENT_STATES,
@@ -62,6 +65,9 @@ takes longer. The rest is only counted."""
 
 _STEPS = (DIFFERENT_STEPS, COUNT_STEPS, PLACE_STEPS)
 _TREE_CHARACTERS = 1_000_000
+_DELIMITERS = ("\t", ",", ";", "|")  # of the cells of tables
+_MIN_TABLE_LINES = 10
+_TABLE_SHARE = 0.9  # of lines that have as many cells as most
 _BRACKET_KINDS = (
     dict.fromkeys("([{", OPENING) | dict.fromkeys(")]}", CLOSING) | dict.fromkeys(",;", SEPARATOR)
 )
@@ -172,7 +178,36 @@ def characters_of(text: NDArray[np.int32], vocabulary: Vocabulary, *, is_records
         table[i, BRACKET_KIND] = _BRACKET_KINDS.get(c, 0)
     counts = np.bincount(text, minlength=len(vocabulary))
     table[np.argsort(-counts, kind="stable"), RANK] = np.arange(len(vocabulary))
+    if delimiter := _delimiter(text, vocabulary.characters):
+        marks = {delimiter: DELIMITER, '"': QUOTE}
+        table[0, BRACKET_KIND] = 1
+        table[1:, BRACKET_KIND] = [
+            marks.get(c, kind)
+            for c, kind in zip(vocabulary.characters, table[1:, BRACKET_KIND].tolist(), strict=True)
+        ]
     return table
+
+
+def _delimiter(text: NDArray[np.int32], characters: Sequence[str]) -> str | None:
+    """Return what separates the cells of a table, which almost all lines have the same number of, or None.
+
+    Cells are words rather than sentences: with more spaces than delimiters a text is none.
+    """
+    ids = {c: i for i, c in enumerate(characters, 1)}
+    ends = np.flatnonzero(text == ids.get("\n", -1))
+    if len(ends) < _MIN_TABLE_LINES:
+        return None
+    whole = text[: ends[-1]]
+    line = np.searchsorted(ends, np.arange(len(whole)))
+    quotes = np.cumsum(whole == ids.get('"', -1))
+    is_outside = (quotes - np.append(0, quotes[ends[:-1]])[line]) % 2 == 0
+    spaces = np.count_nonzero(whole == ids.get(" ", -1))
+    for delimiter in _DELIMITERS:
+        found = line[is_outside & (whole == ids.get(delimiter, -1))]
+        usual = np.bincount(np.bincount(found, minlength=len(ends)))
+        if len(found) > spaces and usual[1:].max() >= _TABLE_SHARE * len(ends):
+            return delimiter
+    return None
 
 
 def _kind(c: str, *, is_records: bool) -> int:

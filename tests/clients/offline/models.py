@@ -59,12 +59,14 @@ class Kind:
     characters: int = 6_000
     masks: tuple[str, ...] = ()
     has_contexts: bool = False
+    is_table: bool = False
 
 
 KINDS = {
     "text": Kind(2, 24),
     "records": Kind(1, 16, kind="records"),
     "fields": Kind(1, 14, kind="records", has_contexts=True),
+    "table": Kind(1, 12, is_table=True),
     "bytes": Kind(1, 5, alphabet="bytes"),
     "network alone": Kind(3, 12, has_mixture=False),
     "log": Kind(
@@ -103,6 +105,9 @@ def text_of(kind: Kind) -> str:
     """Return the text that a model of a kind is trained on."""
     if kind.masks:
         return "\n".join(log_lines(kind.characters // 70)) + "\n"
+    if kind.is_table:
+        rows = ((n, _WORDS[n % 14], n * 7 % 90) for n in range(kind.characters // 20))
+        return "".join(f'{n},"{word}, {number}",,{number}.5\n' for n, word, number in rows)
     random, separators = np.random.default_rng(kind.units), " " * 8 + "\n"
     words, parts = random.integers(len(_WORDS), size=kind.characters // 5), []
     for word, at in zip(words, random.integers(len(separators), size=len(words)), strict=True):

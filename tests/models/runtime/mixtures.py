@@ -17,9 +17,11 @@ from nextchar.models.kernels.mixture_arguments import (
     CERTAIN_STATES,
     CLOSING,
     CONTEXTS,
+    DELIMITER,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_CHARACTERS,
     INPUTS,
+    KEY_CHARACTERS,
     KNOWN_STATES,
     LAST_PRECISION,
     LAST_STARTS,
@@ -31,6 +33,7 @@ from nextchar.models.kernels.mixture_arguments import (
     OPENING,
     ORDERS,
     PRECISION,
+    QUOTE,
     RARE_CONTEXTS,
     RECENT_CONTEXTS,
     RECENT_KEYS,
@@ -106,7 +109,10 @@ class Reader:
         self.fields: list[tuple[int, ...]] = []
         self.fields_above: list[tuple[int, ...]] = []
         self.field: tuple[int, ...] = ()
-        self.number = self.column = self.length = 0
+        self.number = self.column = self.above = 0
+        self.starts: list[int] = []
+        self.starts_above: list[int] = []
+        self.is_quoted = False
         self.before_that: tuple[int, ...] = ()
         self.tokens: list[int] = []
         self.last_token = 0
@@ -127,9 +133,33 @@ class Reader:
             self.word = (*self.word, int(self.folded[c]))
         else:
             self.gap = (*self.gap, c)
+        if self.bracket_kinds[0]:
+            self.push_to_cell(c, kind)
+        else:
+            self.push_to_field(c, kind, before)
+        self.push_token(c, kind)
+
+    def push_to_cell(self, c: int, kind: int) -> None:
+        self.is_quoted ^= bool(self.bracket_kinds[c] == QUOTE)
+        if kind and (self.is_quoted or self.bracket_kinds[c] != DELIMITER):
+            self.column, self.field = self.column + 1, (*self.field, c)
+            return
+        self.fields = [*self.fields[:15], self.field]
+        self.column, self.field, self.number = 0, (-1, c), self.number + 1
+        if not kind:
+            self.is_quoted, self.number = False, 0
+            self.fields_above, self.fields = self.fields, []
+            self.starts_above, self.starts = self.starts, []
+        here, place = len(self.read), min(self.number, 15)
+        self.starts = [*self.starts, *[0] * (place - len(self.starts)), 0][: place + 1]
+        self.starts[place] = here
+        above = self.starts_above[place] if place < len(self.starts_above) else 0
+        self.above = here - above if above else 0
+
+    def push_to_field(self, c: int, kind: int, before: int) -> None:
         self.column += 1
         if kind == 0:
-            self.length, self.column = self.column, 0
+            self.above, self.column = self.column, 0
             self.fields_above, self.fields = self.fields, []
             self.number, self.field = 0, ()
         elif kind == 1 or (kind == 6 and before != c):
@@ -137,7 +167,6 @@ class Reader:
             self.number, self.field = self.number + 1, (-1, c)
         else:
             self.field = (*self.field, c)
-        self.push_token(c, kind)
 
     def push_token(self, c: int, kind: int) -> None:
         number = 2 if self.last_token == 2 else 3
@@ -156,9 +185,10 @@ class Reader:
         """Return the contexts of the next character; none before the first."""
         if not self.read:
             return [None] * CONTEXTS
-        past = [0] * HISTORY_CHARACTERS + self.read
-        above = past[-self.length] if self.column < self.length <= HISTORY_CHARACTERS else 0
-        after = past[1 - self.length] if self.column + 1 < self.length < HISTORY_CHARACTERS else 0
+        past = [0] * KEY_CHARACTERS + self.read
+        above = past[-self.above] if self.column < self.above <= KEY_CHARACTERS else 0
+        after = past[1 - self.above] if self.column + 1 < self.above < KEY_CHARACTERS else 0
+        letters = 0 if self.gap else min(len(self.word), 15)
         place = min(self.number, 15)
         token = (bool(self.gap), self.gap or self.word)
         field_above = self.fields_above[place] if place < len(self.fields_above) else ()
@@ -168,7 +198,7 @@ class Reader:
             (self.word, self.gap, self.before),
             (self.word, self.gap, self.before, self.before_that),
             (above, after, min(self.column, 255)),
-            (min(self.column, 255), 0 if self.gap else min(len(self.word), 15), self.last_token),
+            (min(self.column, 255), self.number if self.bracket_kinds[0] else letters, self.last_token),
             (self.number, self.field),
             (field_above, self.field),
             (tuple(self.brackets[-1:]), token),
@@ -181,7 +211,7 @@ class Reader:
         last, found = self.read[-2:], []
         if len(last) < 2 or 0 in last:
             return []
-        for end in range(len(self.read) - 1, max(1, len(self.read) - HISTORY_CHARACTERS + 63), -1):
+        for end in range(len(self.read) - 1, max(1, len(self.read) - KEY_CHARACTERS + 63), -1):
             if self.read[end - 2 : end] == last:
                 found.append(self.read[end])
                 if len(found) == 2:
@@ -275,6 +305,7 @@ class SlowMixture:
     def recent(self) -> list[list[int]]:
         """Return for each context of the history what followed it, the newest first."""
         past, now = self.past[-HISTORY_CHARACTERS + 64 :], self.reader.contexts()
+        newest = self.past[-KEY_CHARACTERS + 64 :]
         read = [c for c, _ in past]
         found: list[list[int]] = []
         for n in ORDERS:
@@ -282,7 +313,7 @@ class SlowMixture:
             last = read[-n:]
             found.append([read[e] for e in ends if 0 not in last and read[e - n : e] == last and read[e]])
         found += [
-            [c for c, keys in reversed(past) if now[k] is not None and keys[k] == now[k] and c]
+            [c for c, keys in reversed(newest) if now[k] is not None and keys[k] == now[k] and c]
             for k in RECENT_KEYS
         ]
         return [places[:MAX_RECENT] for places in found]
@@ -393,10 +424,11 @@ class SlowMixture:
         inputs[: BY_NETWORK + 1] = [*by_map, *by_recent, *by_match, *others]
         c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
         known = 3 * longest + certain
+        column = self.reader.column // (1 if self.reader.bracket_kinds[0] else 8)
         rows = np.array(SET_STARTS) + np.array([
             min(node, 255), min(self.ranks[c2], 255), 4 * best + agree, 8 * known + self.kinds[c1],
             8 * (0 if self.reader.gap else min(len(self.reader.word), 15)) + self.kinds[c1],
-            8 * min(self.reader.number, 31) + min(self.reader.column // 8, 7),
+            8 * min(self.reader.number, 31) + min(column, 7),
         ])  # fmt: skip
         weights = self.learned.weights[rows] + self.shifts[:INPUTS]
         outputs = np.clip(weights @ inputs, -14, 14)

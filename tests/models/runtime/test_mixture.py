@@ -12,6 +12,7 @@ from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.errors import Unavailable
 from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
+    BRACKET_KIND,
     CURVATURES,
     HISTORY_CHARACTERS,
     HISTORY_MATCH_DISTANCE,
@@ -112,12 +113,30 @@ def test_records_are_read_from_their_beginnings() -> None:
         np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
 
 
+def test_cells_of_tables_are_known_by_their_numbers_and_the_cells_above() -> None:
+    lines = [f'{n},"cat, {n * 7}",,"dog",{n % 5}.5\n' for n in range(90, 130)]
+    text, read = "".join(lines[:30]), "".join(lines[34:]) + '"' + ",a" * 20 + "\n1,,\n" + ",2" * 20
+    vocabulary = Vocabulary(text)
+    learned = without_adaptation(learned_for(text, vocabulary))
+    assert learned.characters[0, BRACKET_KIND] == 1
+    weights = random_weights(len(vocabulary), 5, [8])
+    network = make_mixture(
+        Network(stateful_lstm_graph(weights)), experts_of(vocabulary.encode(text), learned)
+    )
+    slow, ids = SlowMixture(text, vocabulary, learned), vocabulary.encode(read)[:, None]
+    mixed, _ = network.step(ids, network.initial_state())
+    alone, _ = network.network.step(ids, network.network.initial_state())
+    for t, c in enumerate(ids[:, 0].tolist()):
+        slow.push(c)
+        np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
+
+
 def test_the_whole_history_counts() -> None:
-    """Repetitions of what was read 1,000 characters before, and the newest 32 places of each context."""
+    """Repetitions of what was read 2,500 characters before, and the newest 32 places of each context."""
     network = float32()
     network = make_mixture(network.network, without_adaptation(network.experts))
     random = np.random.default_rng(1)
-    text = "".join(random.choice(list("the cat"), 300)) + "word" + "".join(random.choice(list("dog "), 1500))
+    text = "".join(random.choice(list("the cat"), 300)) + "word" + "".join(random.choice(list("dog "), 2500))
     ids = ids_of(text + text[250:310])
     mixed, _ = network.step(ids, network.initial_state())
     alone, _ = network.network.step(ids, network.network.initial_state())
