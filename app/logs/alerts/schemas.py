@@ -96,7 +96,7 @@ class AlertBody(Shape):
     model: str = Field(description="The model's name; its versions share alerts.")
     version: int = Field(description="Version of the model that flagged the newest line.")
     state: AlertState
-    """`acknowledged` once somebody has acknowledged or labeled it; `suppressed`: counted, but not
+    """`acknowledged` once it was acknowledged or labeled; `suppressed`: counted, but not
     reported."""
     severity: Severity
     """From `estimated_p_value`: `critical` up to 0.0001, `warning` up to 0.001, else `info`."""
