@@ -8,8 +8,9 @@ and its errors take nine times as much time and four times as much memory.
 
 For smaller ones, routes whose function needs only the body, the path and the services skip FastAPI's search
 for the route, its dependency resolution and serialization, which take most of the time of such a call:
-without this fast path a call of /next on an engine that responds at once takes twice as much processor time.
-FastAPI handles all other requests, including every invalid one.
+without FastAPI's dependencies a call of /next on an engine that responds at once takes 0.31 ms of processor
+time instead of 0.55 ms, and without its search a request of 50 events 1.5 ms instead of 2.1 ms. FastAPI
+handles all other requests, including every invalid one.
 
 A body of more than MAX_ERRORS bytes that does not take the fast path is validated once, in a worker thread,
 and FastAPI gets the result. Its errors are listed only if they are few: FastAPI would make an object of each,
@@ -194,7 +195,7 @@ def validate_body(adapter: TypeAdapter[Any], value: Any) -> Any:
 class FastPaths:
     """Serves valid small requests of routes with a fast path at once, and passes the others on to `app`.
 
-    To find the route and to solve its dependencies takes FastAPI a fifth of a keystroke's time in the API.
+    One that is invalid goes on with the body that was read, so FastAPI answers it as any other.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
