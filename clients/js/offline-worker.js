@@ -46,17 +46,21 @@ class Runtime {
   #known; // code points of the vocabulary; null: bytes
   info;
 
-  // `cache`: the name of a file in which the browser keeps the tables for the next time.
-  static async open({ wasm, file, cache }) {
+  static async start(wasm) {
     const runtime = new Runtime();
     runtime.#nc = await instanceOf(wasm);
-    const at = runtime.#take(file.byteLength), tables = cache ? await runtime.#kept(cache, file) : [0, 0];
-    runtime.#bytes(at, file.byteLength).set(new Uint8Array(file));
-    runtime.#model = runtime.#nc.nc_load(at, file.byteLength, ...tables) || runtime.#fail();
-    if (cache && !tables[0]) setTimeout(() => runtime.#keep(cache), KEEP_AFTER_MS);
-    runtime.info = { ...runtime.#json("nc_info", 1 << 16), bytes: file.byteLength };
-    if (runtime.info.alphabet === "characters") runtime.#known = pointsOf(file);
     return runtime;
+  }
+
+  // `cache`: the name of a file in which the browser keeps the tables for the next time.
+  async open({ file, cache }) {
+    const at = this.#take(file.byteLength), tables = cache ? await this.#kept(cache, file) : [0, 0];
+    this.#bytes(at, file.byteLength).set(new Uint8Array(file));
+    this.#model = this.#nc.nc_load(at, file.byteLength, ...tables) || this.#fail();
+    if (cache && !tables[0]) setTimeout(() => this.#make(cache), KEEP_AFTER_MS);
+    this.info = { ...this.#json("nc_info", 1 << 16), bytes: file.byteLength };
+    if (this.info.alphabet === "characters") this.#known = pointsOf(file);
+    return this.info;
   }
 
   // Returns where the tables of a file that were kept are in memory, and their size.
@@ -68,6 +72,12 @@ class Runtime {
       const at = this.#take(size);
       return kept.read(this.#bytes(at, size), { at: 0 }) === size ? [at, size] : [0, 0];
     }).catch(() => [0, 0]);
+  }
+
+  // Makes what is left of the tables, between calls.
+  #make(cache) {
+    if (this.#nc.nc_make(this.#model)) setTimeout(() => this.#make(cache));
+    else this.#keep(cache);
   }
 
   async #keep(cache) {
@@ -318,8 +328,8 @@ export function serve(port) {
     const call = { check, memory, streams, maxMs: MAX_MS, tell: (event) => port.postMessage({ id, event }) };
     try {
       if (cancelled.has(id)) return;
-      if (name === "open") runtime = await Runtime.open(input);
-      port.postMessage({ id, value: name === "open" ? runtime.info : await runtime[name](input, options, call) });
+      if (name === "start") runtime = await Runtime.start(input);
+      port.postMessage({ id, value: name === "start" ? null : await runtime[name](input, options, call) });
     } catch (error) {
       port.postMessage({ id, error: error.message, isRefused: error instanceof Refused });
     } finally {

@@ -13,13 +13,14 @@ export async function load(source, { integrity, name, remember = false, cache = 
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
   const thread = new Thread(worker);
   try {
-    const [runtime, file] = await Promise.all([
-      contents(wasm ?? new URL("./nextchar.wasm", import.meta.url), { signal: either }),
+    const runtime = contents(wasm ?? new URL("./nextchar.wasm", import.meta.url), { signal: either });
+    const [file] = await Promise.all([
       contents(source, { integrity, signal: either }),
+      runtime.then((input) => thread.call({ name: "start", input }, { signal, transfer: [input] })), // while the file is fetched
       thread.started,
     ]);
-    const input = { wasm: runtime, file, cache: cache && !builtin("node:fs") && fileNameOf(name ?? source) };
-    const info = await thread.call({ name: "open", input }, { signal, transfer: [runtime, file] });
+    const input = { file, cache: cache && !builtin("node:fs") && fileNameOf(name ?? source) };
+    const info = await thread.call({ name: "open", input }, { signal, transfer: [file] });
     return new Model(thread, info, remember && (await (await import("./offline-memory.js")).Memory.open(name ?? info.name)));
   } catch (error) {
     stop.abort();

@@ -103,6 +103,8 @@ static const int PLACE_STEPS[] = {5, 9, 20};
 #define BY_NETWORK 37
 #define INPUTS 40
 #define MAX_COUNT 32767
+#define MAX_PART_BITS 10
+#define PART_SLOT_BITS 9
 #define GROUPS 256
 enum { SET_STARTS_COUNT = 6 };
 static const int SET_STARTS[] = {0, 256, 512, 552, 744, 872};
@@ -295,4 +297,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 1505255121
+#define PACK_LAYOUT 1125532467

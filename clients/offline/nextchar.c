@@ -290,6 +290,13 @@ typedef struct { /* models/anomaly/calibration.py */
   ranks ranks[PACK_MAX_BUCKETS][PACK_MAX_STATISTICS + 1]; /* the last are those of scores */
 } calibration;
 
+typedef struct { /* tables that are made of the text part by part, each when it is needed */
+  u32 unmade, entries;      /* parts that are not; entries that are used */
+  u8 *is_made;
+  u32 *keys, *ends;         /* (CONTEXTS + 1, N): see `part_keys`; (CONTEXTS, 1 << id_bits) */
+  u32 slots_left[1 << MAX_PART_BITS], singles_left[1 << MAX_PART_BITS];
+} making;
+
 typedef struct { /* what scores lines: scores.c */
   ngrams characters, words;
   templates templates;
@@ -320,6 +327,7 @@ struct nc {
   const f32 *maps, *recent_maps, *match_maps, *weights, *last_weights, *adaptation, *backoffs, *text_shares;
   u8 *tables; /* these four with a header, unless they are in the file */
   size_t tables_bytes;
+  making making;
   u64 checksum; /* of the file */
   u32 text_count, positions_count, slots_count, singles_count, entries_count;
   i32 *up;
@@ -421,6 +429,10 @@ SMALL static int is_file(const u8 *file, size_t size) {
   return 1;
 }
 
+/* A hash table has parts by the highest bits of keys, each of which is probed by itself. */
+static int part_bits(u32 count) { return max(0, min(MAX_PART_BITS, highest_bit(count) - PART_SLOT_BITS)); }
+static int made_bits(const nc *m) { return min(part_bits(m->slots_count), part_bits(m->singles_count)); }
+
 /* Memory is divided from the front; with no memory only its size is counted. */
 typedef struct room {
   u8 *at;
@@ -496,7 +508,8 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     m->entries_count = meta[PACK_ENTRIES_COUNT];
     if (m->text_count > PACK_MAX_TEXT || !m->slots_count || !m->singles_count || !m->entries_count ||
         !m->positions_count || m->positions_count & (m->positions_count - 1) ||
-        (m->slots_count | m->singles_count | m->entries_count | m->positions_count) >> 28)
+        (m->slots_count | m->singles_count | m->entries_count | m->positions_count) >> 28 ||
+        m->slots_count % (1u << part_bits(m->slots_count)) || m->singles_count % (1u << part_bits(m->singles_count)))
       return damaged();
     m->characters = exactly(file, PACK_CHARACTERS, 0, 16 * (u64)V);
     m->children = exactly(file, PACK_CHILDREN, 0, 8 * nodes);
@@ -573,10 +586,9 @@ SMALL static void widen_weights(nc *m, const u8 *file) {
   }
 }
 
-/* The mixture's text and tables: those of the file, those that are given, or taken from the room to be filled by
-   `fill_tables`. */
+/* The mixture's text and tables: those of the file, those that are given, or taken from the room to be made. */
 static int lay_out_tables(nc *m, const u8 *file, room given, room *room);
-SMALL static int fill_tables(nc *m, const u8 *file, room room);
+SMALL static int fill_tables(nc *m, const u8 *file);
 
 SMALL static size_t count_memory(const u8 *file, room given) {
   nc counted = {0};
@@ -603,7 +615,7 @@ SMALL static nc *open_checked(const u8 *file, room given, void *memory, size_t m
   zero(m, sizeof(nc));
   if (!lay_out(m, file, &room) || !lay_out_tables(m, file, given, &room)) return 0;
   if (room.used > room.size) return failed("too little memory"), (nc *)0;
-  if (m->has_mixture && (!check_tree(m) || !fill_tables(m, file, room))) return 0;
+  if (m->has_mixture && (!check_tree(m) || !fill_tables(m, file))) return 0;
   if (m->lines.count && !check_lines(m)) return 0;
   widen_weights(m, file);
   nc_forget(m);
@@ -641,6 +653,7 @@ SMALL const void *nc_tables(nc *m, size_t *size) {
   tables_header header = {m->checksum, m->tables_bytes, 0, PACK_LAYOUT, 0};
   *size = m->tables_bytes;
   if (!m->tables) return 0;
+  while (nc_make(m)) {}
   header.sum = checksum(m->tables, m->tables_bytes);
   copy(m->tables, &header, sizeof header);
   return m->tables;
@@ -663,18 +676,32 @@ static inline u32 slot_of(u64 key, u32 count) { return (u32)((key * count) >> 32
 
 SMALL static int place_bits(const nc *m) { return 1 + highest_bit(m->entries_count); }
 
+static inline u32 slot_after(u32 at, u64 key, u32 count) {
+  int bits = part_bits(count);
+  u32 size = count >> bits, end = ((u32)(key >> (32 - bits)) + 1) * size;
+  return at + 1 < end ? at + 1 : end - size;
+}
+
+static void make_part(nc *m, u32 p);
+
+/* Make what is known of a key, if it is not made. */
+static inline void need(nc *m, u64 key) {
+  if (m->making.unmade) make_part(m, (u32)(key >> (32 - made_bits(m))));
+}
+
 /* Where the entries of a context begin, or -1. */
-static i64 entries_of(const nc *m, i32 stored_key) {
+static i64 entries_of(nc *m, i32 stored_key) {
   u64 key = loaded(stored_key);
   int bits = place_bits(m);
   u32 check = (u32)(key << bits), at = slot_of(key, m->slots_count);
+  need(m, key);
   for (u32 n = 0; n < m->slots_count && m->slots[at]; n++) {
     u32 slot = m->slots[at];
     if ((slot >> bits) << bits == check) {
       i64 place = (i64)(slot ^ check) - 1;
       return place >= 0 && place < m->entries_count ? place : -1;
     }
-    at = at + 1 < m->slots_count ? at + 1 : 0;
+    at = slot_after(at, key, m->slots_count);
   }
   return -1;
 }
@@ -685,7 +712,7 @@ static int single_of(const nc *m, i32 stored_key) {
   u32 at = slot_of(key, m->singles_count);
   for (u32 n = 0; n < m->singles_count && m->singles[at]; n++) {
     if (m->singles[at] >> 16 == (key & 0xFFFF)) return (int)(m->singles[at] & 0xFFFF);
-    at = at + 1 < m->singles_count ? at + 1 : 0;
+    at = slot_after(at, key, m->singles_count);
   }
   return 0;
 }
@@ -827,8 +854,9 @@ SMALL static void follow(const i32 *characters, i32 *row, int before, int c) {
   read_bracket(row, c, own[BRACKET_KIND]);
 }
 
-#define KEYS_AT_ONCE (CONTEXTS - ORDERS_COUNT) /* contexts whose keys are in memory while tables are filled */
-#define TEMPORARY_BYTES ((KEYS_AT_ONCE + 2) * sizeof(u32)) /* of a character, meanwhile */
+/* A key and the id that followed are sorted as one number: the id in the lowest bits, which have room for it as
+   the highest bits of the key are those of the part that the number is in. */
+SMALL static int id_bits(const nc *m) { return max(MAX_PART_BITS, 1 + highest_bit((u64)m->V - 1)); }
 
 SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   struct room *own = given.at ? &given : room;
@@ -853,9 +881,9 @@ SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   m->tables_bytes = (size_t)(own->used - start);
   m->is_filled = given.at != 0;
   if (m->is_filled) return given.used == given.size ? 1 : failed("the tables are of another model");
-  struct room temporary = *room;
-  take(&temporary, N, TEMPORARY_BYTES);
-  room->used = temporary.used;
+  m->making.is_made = take(room, 1 << MAX_PART_BITS, 1);
+  m->making.keys = take(room, N, sizeof(u32) * (CONTEXTS + 1));
+  m->making.ends = take(room, CONTEXTS, sizeof(u32) << id_bits(m));
   return 1;
 }
 
@@ -885,14 +913,12 @@ static u64 noted_followers(const u16 *text, u32 i, const u16 *end, reader *r) {
   return h;
 }
 
-/* Write the keys of `count` contexts from `first` on, the orders or all others, before some characters. `places`
-   are where the next ones before each id go. */
-static NOT_INLINE void write_some_keys(const nc *m, reader *r, int first, int count, u32 from, u32 to,
-                                         u32 *places, u32 *keys) {
+/* Write the keys before some characters. `places` are where the next ones before each id go. */
+static NOT_INLINE void write_some_keys(const nc *m, reader *r, u32 from, u32 to, u32 *places, u32 *keys) {
   for (u32 i = from; i < to; i++) {
     int c = m->text[i];
     u32 place = places[c]++;
-    for (int k = 0; k < count; k++) keys[(size_t)k * m->text_count + place] = (u32)r->row[KEYS + first + k];
+    for (int k = 0; k < CONTEXTS; k++) keys[(size_t)k * m->text_count + place] = (u32)r->row[KEYS + k];
     if (m->characters[4 * c + KIND] == RECORD_END) {
       zero(r->row, sizeof r->row);
       zero(r->window + r->at + KEY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
@@ -907,12 +933,9 @@ static NOT_INLINE void write_some_keys(const nc *m, reader *r, int first, int co
     r->at += 1;
     r->fresh = min(r->fresh + 1, KEY_CHARACTERS);
     r->row[READ] += 1;
-    if (first == 0) {
-      write_order_keys(r->row, end + 1);
-    } else {
-      follow(m->characters, r->row, end[-1], c);
-      write_other_keys(r->row, end + 1, m->characters[BRACKET_KIND], noted_followers(m->text, i, end + 1, r));
-    }
+    follow(m->characters, r->row, end[-1], c);
+    write_order_keys(r->row, end + 1);
+    write_other_keys(r->row, end + 1, m->characters[BRACKET_KIND], noted_followers(m->text, i, end + 1, r));
   }
 }
 
@@ -924,25 +947,6 @@ SMALL static void add_up(u32 *starts, u32 count) {
     sum += own;
   }
 }
-
-/* Write the keys of the orders, or of the other contexts, before each character, by what it is: (contexts, N).
-   Return where the keys before each id end. */
-SMALL static const u32 *write_text_keys(const nc *m, int first, u32 *keys) {
-  static reader r;
-  static u32 places[1 << 16];
-  zero(&r, sizeof r);
-  zero(places, sizeof places);
-  for (u32 i = 0; i < m->text_count; i++) places[m->text[i]]++;
-  add_up(places, (u32)m->V);
-  for (u32 i = 0, N = m->text_count; i < N; i += AT_ONCE)
-    write_some_keys(m, &r, first, first ? CONTEXTS - ORDERS_COUNT : ORDERS_COUNT, i,
-                    N - i < AT_ONCE ? N : i + AT_ONCE, places, keys);
-  return places;
-}
-
-/* A key and the id that followed are sorted as one number: the id in the lowest bits, which have room for it as
-   the highest bits of the key are those of the part that the number is in. */
-SMALL static int id_bits(const nc *m) { return max(10, 1 + highest_bit((u64)m->V - 1)); }
 
 static NOT_INLINE void count_keys(const u32 *keys, u32 count, int shift, u32 *counts) {
   for (u32 i = 0; i < count; i++) counts[keys[i] >> shift]++;
@@ -984,25 +988,23 @@ static NOT_INLINE void sort_part(const u32 *part, u32 count, u32 *sorted) {
     insert_all(sorted, count, distance, ~(u64)0); /* Shell 1959 */
 }
 
-static u32 free_slot(const u32 *slots, u32 count, u64 key) {
-  u32 at = slot_of(key, count);
-  while (slots[at]) at = at + 1 < count ? at + 1 : 0;
-  return at;
+/* Put a number into a part of a hash table. Of a full one the last place stays free; the others are left out. */
+static void insert(u32 *slots, u32 count, u32 *left, u64 key, u32 number) {
+  u32 *own = &left[key >> (32 - part_bits(count))], at = slot_of(key, count);
+  if (!*own) return;
+  *own -= 1;
+  while (slots[at]) at = slot_after(at, key, count);
+  slots[at] = number;
 }
 
-typedef struct {
-  u32 entries, slots, singles; /* the first are used, the others left */
-} filled;
-
-/* Count what followed the contexts of one kind and part, whose keys have the highest bits `high`; 0: there is more
-   than the file says. */
-SMALL static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare, filled *f) {
-  u32 *slots = (u32 *)(size_t)m->slots, *singles = (u32 *)(size_t)m->singles;
+/* Count what followed the contexts of one kind, whose keys have the highest bits `high`. */
+SMALL static NOT_INLINE void count_sorted(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare) {
   u32 *entries = (u32 *)(size_t)m->entries;
+  making *made = &m->making;
   int bits = place_bits(m), own_bits = id_bits(m);
   u32 ids = ((u32)1 << own_bits) - 1;
   for (u32 i = 0; i < count;) {
-    u32 low = sorted[i] >> own_bits, begin = i, used = f->entries;
+    u32 low = sorted[i] >> own_bits, begin = i, used = made->entries;
     u64 key = high | low;
     while (i < count && sorted[i] >> own_bits == low) {
       u32 own = sorted[i], id = own & ids, first = i;
@@ -1014,41 +1016,63 @@ SMALL static NOT_INLINE int count_part(nc *m, const u32 *sorted, u32 count, u64 
         used += 1;
       }
     }
-    if (!key) continue;
     if (i - begin == 1) {
       u32 id = sorted[begin] & ids;
-      if (id && !is_rare) {
-        if (!f->singles) return 0;
-        f->singles -= 1;
-        singles[free_slot(singles, m->singles_count, key)] = (u32)((key & 0xFFFF) << 16) | id;
-      }
-    } else if (used > f->entries) {
-      if (used > m->entries_count || !f->slots) return 0;
-      f->slots -= 1;
+      if (id && key && !is_rare)
+        insert((u32 *)(size_t)m->singles, m->singles_count, made->singles_left, key, (u32)(key << 16) | id);
+    } else if (used > made->entries && used <= m->entries_count) {
       entries[used - 1] |= (u32)1 << 31;
-      slots[free_slot(slots, m->slots_count, key)] = (u32)(key << bits) | (f->entries + 1);
-      f->entries = used;
+      insert((u32 *)(size_t)m->slots, m->slots_count, made->slots_left, key, (u32)(key << bits) | (made->entries + 1));
+      made->entries = used;
     }
   }
-  return 1;
 }
 
-/* Count what followed the contexts of one kind, whose keys before id c end at id_ends[c]. */
-SMALL static int count_context(nc *m, const u32 *keys, const u32 *id_ends, int is_rare, u32 *parts, u32 *sorted,
-                         filled *f) {
-  static u32 ends[1 << 16];
-  int bits = id_bits(m);
-  u32 N = m->text_count;
-  zero(ends, sizeof(u32) << bits);
-  for (u32 i = 0; i < N; i += AT_ONCE) count_keys(keys + i, N - i < AT_ONCE ? N - i : AT_ONCE, 32 - bits, ends);
-  add_up(ends, (u32)1 << bits);
-  for (u32 c = 0, from = 0; c < (u32)m->V; from = id_ends[c++])
-    part(keys + from, c, id_ends[c] - from, bits, ends, parts);
-  for (u32 p = 0, from = 0; p < (u32)1 << bits; from = ends[p++]) {
-    sort_part(parts + from, ends[p] - from, sorted);
-    if (!count_part(m, sorted, ends[p] - from, (u64)p << (32 - bits), is_rare, f)) return 0;
+/* Make a part of the tables: of each kind of context the numbers with its highest bits. */
+SMALL static NOT_INLINE void make_part(nc *m, u32 own) {
+  making *made = &m->making;
+  int bits = id_bits(m), more = bits - made_bits(m);
+  size_t N = m->text_count;
+  if (made->is_made[own]) return;
+  made->is_made[own] = 1, made->unmade -= 1;
+  for (int k = 0; k < CONTEXTS; k++) {
+    const u32 *ends = made->ends + ((size_t)k << bits);
+    int is_rare = 0;
+    for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
+    for (u32 p = own << more; p < (own + 1) << more; p++) {
+      u32 from = p ? ends[p - 1] : 0, *sorted = made->keys + CONTEXTS * N;
+      sort_part(made->keys + (size_t)k * N + from, ends[p] - from, sorted);
+      count_sorted(m, sorted, ends[p] - from, (u64)p << (32 - bits), is_rare);
+    }
   }
-  return 1;
+}
+
+SMALL int nc_make(nc *m) {
+  for (u32 p = 0, count = 0; m->making.unmade && count < 16; p++)
+    if (!m->making.is_made[p]) make_part(m, p), count++;
+  return m->making.unmade != 0;
+}
+
+/* Put the keys before each character, and what it is, into parts by the highest bits of the key: those of context k
+   into row k of `keys`, from row k + 1. */
+SMALL static void part_keys(nc *m) {
+  static reader r;
+  static u32 places[1 << 16];
+  u32 N = m->text_count, *keys = m->making.keys;
+  int bits = id_bits(m);
+  zero(&r, sizeof r);
+  zero(places, sizeof places);
+  for (u32 i = 0; i < N; i++) places[m->text[i]]++;
+  add_up(places, (u32)m->V);
+  for (u32 i = 0; i < N; i += AT_ONCE) write_some_keys(m, &r, i, N - i < AT_ONCE ? N : i + AT_ONCE, places, keys + N);
+  for (int k = 0; k < CONTEXTS; k++, keys += N) {
+    u32 *ends = m->making.ends + ((size_t)k << bits);
+    zero(ends, sizeof(u32) << bits);
+    for (u32 i = 0; i < N; i += AT_ONCE) count_keys(keys + N + i, N - i < AT_ONCE ? N - i : AT_ONCE, 32 - bits, ends);
+    add_up(ends, (u32)1 << bits);
+    for (u32 c = 0, from = 0; c < (u32)m->V; from = places[c++])
+      part(keys + N + from, c, places[c] - from, bits, ends, keys);
+  }
 }
 
 SMALL static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
@@ -1057,7 +1081,7 @@ SMALL static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
-SMALL static int fill_tables(nc *m, const u8 *file, room room) {
+SMALL static int fill_tables(nc *m, const u8 *file) {
   u32 N = m->text_count, largest = 0;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
   if (bytes)
@@ -1073,17 +1097,14 @@ SMALL static int fill_tables(nc *m, const u8 *file, room room) {
   zero((void *)(size_t)m->slots, 4 * (size_t)m->slots_count);
   zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
   zero((void *)(size_t)m->entries, 4 * (size_t)m->entries_count);
-  room.used -= (u64)N * TEMPORARY_BYTES; /* what `lay_out_tables` took last */
-  u32 *parts = (u32 *)(void *)(room.at + room.used), *sorted = parts + N, *keys = sorted + N;
-  const u32 *id_ends = 0;
-  filled f = {0, m->slots_count - 1, m->singles_count - 1};
-  for (int k = 0; k < CONTEXTS; k++) {
-    int first = k < ORDERS_COUNT ? 0 : ORDERS_COUNT, is_rare = 0;
-    if (k == first) id_ends = write_text_keys(m, first, keys);
-    for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
-    if (!count_context(m, keys + (size_t)(k - first) * N, id_ends, is_rare, parts, sorted, &f))
-      return damaged();
+  int slot_bits = part_bits(m->slots_count), single_bits = part_bits(m->singles_count);
+  for (int p = 0; p < 1 << MAX_PART_BITS; p++) {
+    m->making.slots_left[p] = (m->slots_count >> slot_bits) - 1;
+    m->making.singles_left[p] = (m->singles_count >> single_bits) - 1;
   }
+  zero(m->making.is_made, 1 << MAX_PART_BITS);
+  m->making.unmade = (u32)1 << made_bits(m);
+  part_keys(m);
   return 1;
 }
 

@@ -34,7 +34,11 @@ NC_API nc *nc_open(const void *file, size_t size, const void *tables, size_t tab
                    size_t memory_size);
 #endif
 
-/* Return the tables that were made when the model was opened, and their bytes; NULL: they are in its file. */
+/* Make some of what is left of the tables, each part of which is made when it is needed otherwise. Return whether
+   something is left. */
+NC_API int nc_make(nc *model);
+
+/* Return the tables, and their bytes; NULL: they are in the model's file. What is left of them is made. */
 NC_API const void *nc_tables(nc *model, size_t *size);
 
 /* Begin to complete a prompt. What its beginning has in common with earlier prompts is not read again.

@@ -168,6 +168,10 @@ INPUTS = (BY_NETWORK + 8) // 8 * 8
 MAX_COUNT = 32767
 """Of an entry."""
 
+MAX_PART_BITS, PART_SLOT_BITS = 10, 9
+"""A hash table has at most 2**10 parts, by the highest bits of keys, of at least 2**9 places each. What is
+found of a key depends on the other keys of its part alone, so a part can be made when it is needed."""
+
 GROUPS = 256
 """Nodes and characters that have weights of their own; rarer ones share the last."""
 
@@ -231,8 +235,8 @@ class Experts(NamedTuple):
     positions: NDArray[np.int32]
     """(2**k,) by the hash of MATCH_CHARACTERS ids, the position in `text` after the last occurrence; or 0."""
     slots: NDArray[np.uint32]
-    """(k,) hash table, probed linearly: 1 + where the entries of a context begin, in as many bits as that
-    needs, and above them the lowest bits of its key; or 0."""
+    """(k,) hash table, whose parts are probed linearly: 1 + where the entries of a context begin, in as many
+    bits as that needs, and above them the lowest bits of its key; or 0."""
     singles: NDArray[np.uint32]
     """(k,) hash table of contexts that occurred once: 16 bits of the key, 16 bits of the id that followed."""
     entries: NDArray[np.uint32]

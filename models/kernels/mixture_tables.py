@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nextchar.models.kernels.jit import compiled
+from nextchar.models.kernels.jit import compiled, inline_jit
 from nextchar.models.kernels.mixture_arguments import (
     KEY_CHARACTERS,
     KEYS,
@@ -11,7 +11,7 @@ from nextchar.models.kernels.mixture_arguments import (
     STATE_COLUMNS,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
-from nextchar.models.kernels.mixture_hashes import hash_of, place_bits, slot_of
+from nextchar.models.kernels.mixture_hashes import hash_of, part_of, place_bits, slot_of
 
 
 @compiled("void(int32[::1], int32[:,::1], int64, uint32[:,::1])")
@@ -61,25 +61,33 @@ def write_entries(grams, contexts, entries, once, entries_before):  # type: igno
     return n, m, single
 
 
-@compiled("void(uint32[:,::1], uint32[::1], uint32[::1])")
-def fill_slots(contexts, entries, slots):  # type: ignore[no-untyped-def]
-    """Put contexts (n, 2) into an empty hash table `Experts.slots`."""
+@inline_jit
+def _insert(slots, left, key, element):  # type: ignore[no-untyped-def]
+    begin, end = part_of(slots, key)
+    part = begin // (end - begin)
+    if left[part] == 0:  # hardly ever; a search ends at the last free place
+        return
+    left[part] -= 1
+    at = slot_of(slots, key)
+    while slots[at] != 0:
+        at = at + 1 if at + 1 < end else begin
+    slots[at] = element
+
+
+@compiled("void(uint32[:,::1], uint32[::1], uint32[::1], int64[::1])")
+def fill_slots(contexts, entries, slots, left):  # type: ignore[no-untyped-def]
+    """Put contexts (n, 2) into a hash table `Experts.slots`; `left` is how many still fit into each part."""
     bits = place_bits(entries)
     for i in range(len(contexts)):
-        at, key = slot_of(slots, np.uint64(contexts[i, 0])), np.uint64(contexts[i, 0])
-        while slots[at] != 0:
-            at = at + 1 if at + 1 < len(slots) else 0
-        slots[at] = np.uint32((key << bits) & np.uint64(0xFFFFFFFF)) | contexts[i, 1]
+        key = np.uint64(contexts[i, 0])
+        _insert(slots, left, key, np.uint32((key << bits) & np.uint64(0xFFFFFFFF)) | contexts[i, 1])
 
 
-@compiled("void(uint32[::1], uint32[::1])")
-def fill_singles(once, singles):  # type: ignore[no-untyped-def]
-    """Put pairs of a key and an element into an empty hash table `Experts.singles`."""
+@compiled("void(uint32[::1], uint32[::1], int64[::1])")
+def fill_singles(once, singles, left):  # type: ignore[no-untyped-def]
+    """Put pairs of a key and an element into a hash table `Experts.singles`; `left` as of `fill_slots`."""
     for i in range(0, len(once), 2):
-        at = slot_of(singles, np.uint64(once[i]))
-        while singles[at] != 0:
-            at = at + 1 if at + 1 < len(singles) else 0
-        singles[at] = once[i + 1]
+        _insert(singles, left, np.uint64(once[i]), once[i + 1])
 
 
 @compiled("void(uint16[::1], int32[::1])")

@@ -37,6 +37,8 @@ from nextchar.models.kernels.mixture_arguments import (
     MAP_STATES,
     MATCHES,
     MAX_ADAPTED_VOCABULARY,
+    MAX_PART_BITS,
+    PART_SLOT_BITS,
     RARE_CONTEXTS,
     RECENT,
     RECENT_STATES,
@@ -139,14 +141,22 @@ def _tables(
         single = 0 if k in RARE_CONTEXTS else single
         for parts, part, length in zip((contexts, entries, once), room, (n, m, 2 * single), strict=True):
             parts.append(part[:length].copy())
-    slots = np.zeros(int(sum(map(len, contexts)) / _FILLED) + 1, np.uint32)
-    singles = np.zeros(int(sum(map(len, once)) / 2 / _FILLED) + 1, np.uint32)
+    slots, slots_left = _empty_table(sum(map(len, contexts)))
+    singles, singles_left = _empty_table(sum(map(len, once)) // 2)
     followed = np.concatenate(entries) if any(map(len, entries)) else np.zeros(1, np.uint32)
     for part in contexts:
-        fill_slots(part, followed, slots)
+        fill_slots(part, followed, slots, slots_left)
     for part in once:
-        fill_singles(part, singles)
+        fill_singles(part, singles, singles_left)
     return slots, singles, followed
+
+
+def _empty_table(count: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Return an empty hash table for so many elements, and how many of them fit into each of its parts."""
+    size = int(count / _FILLED) + 1
+    parts = 1 << min(max(size.bit_length() - 1 - PART_SLOT_BITS, 0), MAX_PART_BITS)
+    size = -(-size // parts)
+    return np.zeros(parts * size, np.uint32), np.full(parts, size - 1)
 
 
 def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:

@@ -164,7 +164,7 @@ def test_nothing_is_completed_ahead_where_it_would_cost_the_user(page: Page, hos
         write(page, key)
     ghost(page, "ug")
     page.evaluate(FRAME)
-    assert set(page.evaluate("calls")) == {"open", "complete"}
+    assert set(page.evaluate("calls")) == {"start", "open", "complete"}
 
 
 def test_policy_that_forbids_webassembly_is_named(page: Page, host: Host) -> None:

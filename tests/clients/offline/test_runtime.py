@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from nextchar.cli.models import cost_of_limit
 from nextchar.local import Model
@@ -95,11 +96,27 @@ def test_tables_of_many_characters_are_those_in_the_file(monkeypatch: pytest.Mon
     monkeypatch.setitem(KINDS, "many characters", Kind(1, 4))
     monkeypatch.setattr(models, "text_of", lambda _: text)
     file, tables = (pack(saved("many characters"), with_tables=with_tables) for with_tables in (False, True))
-    made = Packed(file).tables()
+    made, at = np.frombuffer(Packed(file).tables(), np.uint32), 8
     count = int.from_bytes(tables[12:16], "little")
-    for kind, _, at, size in struct.iter_unpack("<IIQQ", tables[32 : 32 + 24 * count]):
-        if kind in (17, 18, 19, 20):  # POSITIONS to ENTRIES
-            assert tables[at : at + size] in made
+    pairs = []
+    for kind, _, start, size in struct.iter_unpack("<IIQQ", tables[32 : 32 + 24 * count]):
+        if kind not in (17, 18, 19, 20):  # POSITIONS to ENTRIES
+            continue
+        pairs.append((np.frombuffer(tables, np.uint32, size // 4, start), made[at : at + size // 4]))
+        at += -(-size // 16) * 4
+    (positions, slots, singles, entries), others = zip(*pairs, strict=True)
+    assert np.array_equal(positions, others[0]) and np.array_equal(singles, others[2])
+    assert np.array_equal(slots > 0, others[1] > 0) and len(slots) >= 1 << 10  # of several parts
+    for slot, other in zip(slots[slots > 0].tolist(), others[1][slots > 0].tolist(), strict=True):
+        assert followed(slot, entries) == followed(other, others[3])
+
+
+def followed(slot: int, entries: NDArray[np.uint32]) -> tuple[int, list[int]]:
+    """Return the check of an element of SLOTS, and the entries that it says."""
+    bits = len(entries).bit_length()
+    place = slot % (1 << bits) - 1
+    end = place + int(np.flatnonzero(entries[place:] >> 31)[0]) + 1
+    return slot >> bits, entries[place:end].tolist()
 
 
 def test_tables_that_are_kept_outside_of_the_file_are_those_that_are_made() -> None:
@@ -113,7 +130,11 @@ def test_tables_that_are_kept_outside_of_the_file_are_those_that_are_made() -> N
     assert opened.complete("the ", seed=1) == wanted
     for unusable in (cut, damaged, Packed(other).tables(), b"x" * 10):
         packed = Packed(data, unusable)
-        assert packed.complete("the ", seed=1) == wanted and packed.tables() == tables
+        assert packed.tables() == tables and packed.complete("the ", seed=1) == wanted
+    # Parts that prompts need are made before others, in another order.
+    used = Packed(data)
+    assert used.complete("the ", seed=1) == wanted and used.tables() != tables
+    assert Packed(data, used.tables()).complete("the ", seed=1) == wanted
     # Those that are used are not made: entries without counts predict otherwise.
     entries = np.frombuffer(tables, np.uint32).copy()
     entries[8:] &= 0x8000FFFF
