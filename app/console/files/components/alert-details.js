@@ -96,7 +96,8 @@ export function alertDetails({ signal, onDecided, onClose }) {
   }
 
   function draw() {
-    const rarest = alert.examples[0];
+    const shown = alert.title.replaceAll(/[»«…]/g, "");
+    const rarest = alert.examples.find(({ line }) => line.replaceAll(/[»«…]/g, "").includes(shown)) ?? alert.examples[0];
     replace(
       node,
       h(
@@ -126,6 +127,7 @@ export function alertDetails({ signal, onDecided, onClose }) {
         fact("Last seen", timeAgo(alert.last_seen)),
         fact("Anomalous word", h("code", maskedLine(alert.span))),
         alert.sources.length > 0 && fact("From", alert.sources.join(", ")),
+        alert.runbook && fact("Runbook", h("a", { href: alert.runbook, rel: "noreferrer" }, alert.runbook)),
         alert.acknowledged_at !== null &&
           fact("Acknowledged", [
             timeAgo(alert.acknowledged_at),
