@@ -37,15 +37,13 @@ export function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
 export function exampleList({ examples }) {
   return h(
     "ul.stack.tight.examples",
-    examples.map(({ line, spans, p_value: pValue, score, source, line_time: lineTime }) =>
+    examples.map(({ line, spans, score, source, line_time: lineTime }) =>
       h(
         "li",
         h("p.log-text.mono", maskedLine(line, spans)),
         h(
           "p.small.muted.number",
-          [rarity(pValue), `score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)]
-            .filter(Boolean)
-            .join(" · "),
+          [`score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)].filter(Boolean).join(" · "),
         ),
       ),
     ),
