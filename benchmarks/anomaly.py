@@ -49,7 +49,7 @@ from nextchar.models.text.kind_detection import detect_kind
 from nextchar.models.text.log_detection import LineSample
 from nextchar.models.text.masks import Masks
 from nextchar.models.text.ngram import FILE, NgramModel, dump, ngram_of
-from nextchar.models.text.templates import Templates, templates_of
+from nextchar.models.text.templates import Templates, last_lines
 from nextchar.models.text.vocabulary import Vocabulary, normalize
 from nextchar.models.text.word_ngram import WordNgrams
 
@@ -201,7 +201,7 @@ def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list
         reader = Mixture.make(network, text, begin_reading(text, is_records=False)).with_network(network)
     trained = text.vocabulary.decode(text.train[:])
     counted = ngram_of(text.train, text.vocabulary)
-    return (reader, counted, templates_of(trained), WordNgrams.fit(trained)), held_out
+    return (reader, counted, Templates.fit(last_lines(trained)), WordNgrams.fit(trained)), held_out
 
 
 def _read(experts: Experts, lines: list[str]) -> list[LineSurprisal]:

@@ -74,15 +74,17 @@ def _alone(model: Model, log: str, output: Path, part_bytes: int) -> float:
     first, *parts = [batch.Part(file, at, at + part_bytes) for at in range(0, file.bytes, part_bytes)]
     work.process(first)
     started = time.perf_counter()
-    lines = sum(map(_lines, map(work.process, parts)))
-    return lines / (time.perf_counter() - started)
+    results = [*map(work.process, parts), work.process(batch.Scored((first, *parts)))]
+    assert not any(result.error for result in results), results
+    share = len(parts) / (1 + len(parts))
+    return results[-1].counts["lines"] * share / (time.perf_counter() - started)
 
 
 def _measure(engine: str, actors: int, folder: Path, part_bytes: int) -> dict[str, float]:
     """Return the rate after as many parts as there are workers, and the seconds until then."""
     started = begun = time.perf_counter()
     lines = 0
-    _, _, results = batch.begin(
+    parts, _, _, results = batch.begin(
         [str(folder / "log")],
         str(folder / "model"),
         str(folder / f"{engine}-{actors}"),
@@ -97,16 +99,11 @@ def _measure(engine: str, actors: int, folder: Path, part_bytes: int) -> dict[st
     )
     with closing(results):
         for number, result in enumerate(results, 1):
-            if number <= actors:
-                begun = time.perf_counter()
-            else:
-                lines += _lines(result)
-    return {"lines_per_s": lines / (time.perf_counter() - begun), "start_s": begun - started}
-
-
-def _lines(result: batch.Result) -> int:
-    assert not isinstance(result, str), result
-    return result["lines"]
+            assert not result.error, result
+            begun = time.perf_counter() if number <= actors else begun
+            lines += result.counts["lines"]
+    rate = lines * (1 - actors / parts) / (time.perf_counter() - begun)
+    return {"lines_per_s": rate, "start_s": begun - started}
 
 
 def log_text(size: int) -> bytes:

@@ -1,7 +1,7 @@
 """`nextchar batch score` on a Ray cluster of three hosts, one of which dies in the middle.
 
 The hosts are network namespaces of this machine, joined by a bridge: each has its own address and its own
-Ray, and they share the file system and the processors. When a third of the parts are written, every process
+Ray, and they share the file system and the processors. When a third of the parts are scored, every process
 of one host is killed with SIGKILL. At the end each line must have one result, and the results must be those
 of a run with processes of this machine. Needs root and `ip` (iproute2); without them nothing is run.
 
@@ -157,7 +157,7 @@ def _killed_run(hosts: list[Host], command: list[str], folder: Path) -> tuple[fl
         parts = 0
         while process.poll() is None and parts < total / 3:
             time.sleep(0.05)
-            parts = len(list((folder / "killed").glob(_PARTS)))
+            parts = len(list((folder / "killed").glob("scored/*")))
         if process.poll() is not None:
             raise RuntimeError("the run ended before a host was killed")
         print(

@@ -1,11 +1,15 @@
 """`nextchar batch`: the lines of files with one model, in processes of this machine or on a Ray cluster.
 
-    run.json                                  what the run does, with which model, to which files
-    parts/<file>-<hash>-<start>-<end>.jsonl   the results of one part, written as a whole; or .parquet
-    done.json                                 when all parts are there
+    run.json                                   what the run does, with which model, to which files
+    scored/<file>-<hash>-<start>-<end>.jsonl   the scores of one part, until all of its file are there
+    parts/<file>-<hash>-<start>-<end>.jsonl    the results of one part, written as a whole; or .parquet
+    done.json                                  when all parts are there
 
 A part has the lines that begin in a range of bytes of a file, or all of a compressed file. `run.json` fixes
 the ranges: so running again does only what is missing, and a part that is done twice replaces itself.
+
+Workers score the parts in any order. Which lines are flagged depends on those before (the flag rule): once
+all parts of a file are scored, one worker judges its lines in their order and writes the results.
 """
 
 import hashlib
@@ -20,10 +24,10 @@ import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -32,14 +36,24 @@ from typing import IO, Any
 from pydantic import ValidationError
 
 from nextchar.local import MODEL_FILE_NAME, STORE_PREFIX, Model, prepare_kernels, read_model
-from nextchar.models.anomaly.line_scores import StoredCalibration, StreamOptions
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, is_unusual
+from nextchar.models.anomaly.flag_rule import Evidence
+from nextchar.models.anomaly.line_scores import LineScore, StoredCalibration, StreamOptions
+from nextchar.models.anomaly.scorer import LineReading
 from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.die_with_parent import bind_to_parent
 from nextchar.models.errors import Conflict, DomainError, InvalidInput, Unavailable
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.requests import CompletionRequest, check_request
-from nextchar.models.text.lines import MAX_LINE_BYTES, LineParser, RawLine, lines_between
+from nextchar.models.text.lines import (
+    MAX_LINE_BYTES,
+    InputLine,
+    LineParser,
+    LineSplitter,
+    RawLine,
+    lines_between,
+)
 from nextchar.models.validation_errors import first_problem
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import decompress
@@ -52,8 +66,11 @@ _PROMPTS = 64  # that are completed together
 _ROWS = 10_000  # of a row group of Parquet
 _COLUMNS = """file:string offset:int64 id:string text:string lines:int32 characters:int32
     bits_per_character:double peak_bits:double total_bits:double score:double p_value:double anomalous:bool
-    alert_id:string spans:spans completions:completions truncated:bool is_utf8:bool error:string"""
+    repeated:bool alert_id:string reason:string spans:spans completions:completions truncated:bool
+    is_utf8:bool error:string"""
 """Of Parquet; null if a record has no such field."""
+
+_ERRORS = ("error", "not_utf8", "truncated")  # in a record
 
 _work: "Work"  # of this process of a pool
 
@@ -80,7 +97,30 @@ class Part:
         return lines_between(read_from(self.file, max(0, start - 1)), start, end)
 
 
-Result = Counter[str] | str  # of a part: sums over its lines, or why it has no results
+@dataclass(frozen=True)
+class Scored:
+    """All parts of one file, in their order, whose lines are scored and will be judged."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of parts.
+
+    Attributes:
+        file: its name. counts: `parts` that have results now, and sums over their lines. error: why they have
+        none. change: why more lines are rare than the false-alarm rate explains, in one sentence.
+    """
+
+    file: str
+    counts: Counter[str]
+    error: str = ""
+    change: str = ""
+
+
+Task = Part | Scored
+Process = Callable[[Sequence[Task]], Iterator[Result]]  # of workers: results come as they are done
 
 
 @dataclass(frozen=True)
@@ -99,38 +139,80 @@ class Work:
     threads: int  # of each actor
     address: str | None  # of a Ray cluster; None: in RAY_ADDRESS, or one of its own
 
-    def path_of(self, part: Part) -> str:
+    def path_of(self, part: Part, folder: str = "parts") -> str:
         """Return the path of a part's results in the output."""
-        name = part.file.name
+        name, suffix = part.file.name, self.format if folder == "parts" else "jsonl"
         stem = re.sub(r"[^A-Za-z0-9._-]", "_", name.rpartition("/")[2])[-60:].lstrip(".") or "file"
         digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        return f"parts/{stem}-{digest}-{part.start:015d}-{part.end:015d}.{self.format}"
+        return f"{folder}/{stem}-{digest}-{part.start:015d}-{part.end:015d}.{suffix}"
 
-    def process(self, part: Part) -> Result:
-        """Process a part, and write its results all at once."""
-        counts: Counter[str] = Counter()
-        records = self._completions(part, counts) if self.request else self._scores(part, counts)
+    def process(self, task: Task) -> Result:
+        """Process a part, or judge all of a file; each part's results are written all at once."""
+        parts = task.parts if isinstance(task, Scored) else (task,)
+        name = parts[0].file.name
         try:
-            with tempfile.NamedTemporaryFile(prefix="nextchar-") as file:
-                _write(records, file, self.format)
-                file.flush()
-                open_blobs(self.output).write(self.path_of(part), Path(file.name))
+            return self._judge(parts) if isinstance(task, Scored) else self._read(task)
         except (DomainError, OSError) as error:
-            return f"{part.file.name} cannot be processed: {getattr(error, 'strerror', None) or error}"
-        return counts
+            reason = getattr(error, "strerror", None) or error
+            return Result(name, Counter(), f"{name} cannot be processed: {reason}")
 
-    def _scores(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    def _read(self, part: Part) -> Result:
+        """Write the completions of a part; or its scores, which `_judge` reads."""
+        counts = Counter(parts=1) if self.request else Counter[str]()
+        records = self._completions(part, counts) if self.request else self._scores(part)
+        self._write(part, records, "parts" if self.request else "scored")
+        return Result(part.file.name, counts)
+
+    def _write(self, part: Part, records: Iterator[dict[str, Any]], folder: str) -> None:
+        with tempfile.NamedTemporaryFile(prefix="nextchar-") as file:
+            _write(records, file, self.format if folder == "parts" else "jsonl")
+            file.flush()
+            open_blobs(self.output).write(self.path_of(part, folder), Path(file.name))
+
+    def _scores(self, part: Part) -> Iterator[dict[str, Any]]:
         loaded, file, query = self.model.loaded, part.file.name, self.query or StreamOptions()
         # An event is of the part in which it begins. Where that is, the lines before the part show.
         has_events = loaded.scorer.opener is not None
         offsets = part.offsets if has_events else None
-        scorer = StreamScorer(loaded, self.calibration, query, is_json=self.is_json, file=file, part=offsets)
+        scorer = _PartScorer(loaded, self.calibration, query, is_json=self.is_json, file=file, part=offsets)
         for lines in part.lines(before=has_events * MAX_LINE_BYTES, is_open=has_events):
             yield from scorer.records(lines, is_last=False)
             if scorer.held and scorer.held[0].offset >= part.offsets.stop:
                 break
         yield from scorer.records([])
-        counts.update(scorer.totals)
+        yield {"totals": {name: scorer.totals[name] for name in ("lines", "characters", "not_utf8")}}
+
+    def _judge(self, parts: Sequence[Part]) -> Result:
+        """Judge the lines of a file one after the other, and write its results."""
+        file, blobs, counts = parts[0].file.name, open_blobs(self.output), Counter(parts=len(parts))
+        scorer = StreamScorer(self.model.loaded, self.calibration, self.query or StreamOptions()).scorer
+        for part in parts:
+            scored = LineSplitter(max_bytes=sys.maxsize)
+            lines = chain.from_iterable(map(scored.feed, blobs.stream(self.path_of(part, "scored"))))
+            records = (json.loads(line.data) for line in lines)
+            self._write(part, self._judged(records, scorer, counts), "parts")
+        blobs.delete(*(self.path_of(part, "scored") for part in parts))
+        return Result(file, counts, change=f"{file}: {scorer.change.sentence}" if scorer.change else "")
+
+    def _judged(
+        self, scored: Iterator[dict[str, Any]], scorer: CalibratedScorer, counts: Counter[str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the records of lines that `_PartScorer` has scored, by the flag rule."""
+        only_flagged = self.query is not None and self.query.only == "anomalous"
+        for one in scored:
+            counts.update(one.get("totals", {}))
+            record: dict[str, Any] | None = one.get("record")
+            if scorer.rule and record and "evidence" in one:
+                verdict = scorer.rule.judge(Evidence.load(one["evidence"]))
+                record |= verdict.changes(self.model.loaded.saved.card.name)
+                counts.update(repeated=not verdict.is_flagged)
+                is_hidden = only_flagged and not verdict.is_flagged and record.keys().isdisjoint(_ERRORS)
+                record = None if is_hidden else record
+            elif scorer.rule and "is_unusual" in one:
+                scorer.rule.count(is_unusual=one["is_unusual"], is_flagged=one["is_flagged"])
+            if record:
+                counts.update(anomalous=bool(record.get("anomalous")))
+                yield record
 
     def _completions(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         assert self.request is not None
@@ -147,6 +229,28 @@ class Work:
                     counts.update(characters=sum(len(one["text"]) for one in found))
                     record |= {"text": vocabulary.to_text(line.text), "completions": found}
                 yield record
+
+
+class _PartScorer(StreamScorer):
+    """Scores lines that are judged when those before them are scored: yields what this needs."""
+
+    _evidence: Iterator[Evidence] = iter(())  # of the rare lines of this batch
+
+    def _judge(self, scores: Sequence[LineScore], lines: Sequence[LineReading | None]) -> list[LineScore]:
+        pairs = zip(scores, lines, strict=True)
+        self._evidence = iter(
+            [self.scorer.evidence(score, line) for score, line in pairs if line and score.anomalous]
+        )
+        return list(scores)
+
+    def _record(self, line: InputLine, score: LineScore | None) -> dict[str, Any]:
+        found: dict[str, Any] = {"record": super()._record(line, score)}
+        if score:
+            found |= {"is_unusual": is_unusual(score), "is_flagged": bool(score.anomalous)}
+        if score and score.anomalous:
+            evidence = next(self._evidence)
+            found |= {"evidence": evidence.dump()} if self.scorer.judges_together else {}
+        return found
 
 
 def _write(records: Iterator[dict[str, Any]], file: IO[bytes], format_: str) -> None:
@@ -175,7 +279,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
 
 def _stream_query(query: dict[str, Any]) -> StreamOptions:
     try:
-        return StreamOptions(repeats="flag", **query)
+        return StreamOptions(**query)
     except ValidationError as error:
         param, sentence = first_problem(error.errors())
         raise InvalidInput(sentence, param=param) from None
@@ -198,12 +302,12 @@ def begin(
     query: dict[str, Any] | None = None,
     request: dict[str, Any] | None = None,
     **options: Any,
-) -> tuple[int, int, Generator[Result]]:
-    """Begin a run, or continue the one in the output; return its parts, how many are missing, their results.
+) -> tuple[int, int, int, Generator[Result]]:
+    """Begin a run, or continue the one in the output.
 
-    `query` has options of StreamOptions, or `request` of CompletionRequest; `options` are fields of Work.
-    Repeats of flagged lines are flagged too, so a line's result does not depend on where parts begin. Closing
-    the results stops the workers. Raises ModuleNotFoundError: Ray or pyarrow is not installed; DomainError:
+    Return the number of its parts, of those with results, and of the results that follow, and these. `query`
+    has options of StreamOptions, or `request` of CompletionRequest; `options` are fields of Work. Closing the
+    results stops the workers. Raises ModuleNotFoundError: Ray or pyarrow is not installed; DomainError:
     something else is not as it must be, or the output has another run. Nothing is written then.
     """
     # Ray would otherwise report usage to its makers, and warn about how it treats GPUs.
@@ -254,43 +358,58 @@ def begin(
             part_bytes = run["part_bytes"] = before["part_bytes"]
             if changed := [key.replace("_", " ") for key in run if run[key] != before.get(key)]:
                 raise Conflict(f"it has the results of another run, whose {' and '.join(changed)} differ")
-        written = set(blobs.paths("parts"))
+        written, scored = set(blobs.paths("parts")), set(blobs.paths("scored"))
     except (ValueError, DomainError) as error:
         raise InvalidInput(f"{output} cannot be used: {error}; choose another output") from None
-    parts = [
-        Part(file, start, min(start + size, file.bytes))
+    files_of_run = [
+        tuple(Part(file, start, min(start + size, file.bytes)) for start in range(0, file.bytes, size or 1))
         for file in files
         for size in [file.bytes if file.name.endswith(".gz") else part_bytes]
-        for start in range(0, file.bytes, size or 1)
     ]
-    missing = [part for part in parts if work.path_of(part) not in written]
-    return len(parts), len(missing), _run(work, missing, len(parts))
+    missing = [parts for parts in files_of_run if any(work.path_of(part) not in written for part in parts)]
+    count = sum(map(len, files_of_run))
+    if completion:
+        to_read, to_judge = [p for parts in missing for p in parts if work.path_of(p) not in written], []
+        done = count - len(to_read)
+    else:
+        to_read = [p for parts in missing for p in parts if work.path_of(p, "scored") not in scored]
+        to_judge, done = missing, count - sum(map(len, missing))
+    return count, done, len(to_read) + len(to_judge), _run(work, to_read, to_judge, count)
 
 
-def _run(work: Work, missing: Sequence[Part], parts: int) -> Generator[Result]:
-    failed = 0
-    run = _on_ray if work.engine == "ray" else _in_processes
-    with redirect_stdout(sys.stderr), closing(run(work, missing)) as results:  # Ray prints what it has lost
-        for result in results if missing else ():
-            failed += isinstance(result, str)
-            yield result
+def _run(
+    work: Work, to_read: Sequence[Part], to_judge: Sequence[tuple[Part, ...]], parts: int
+) -> Generator[Result]:
+    failed: set[str] = set()
+    workers = _on_ray if work.engine == "ray" else _in_processes
+    if to_read or to_judge:
+        # Ray prints what it has lost.
+        with redirect_stdout(sys.stderr), workers(work, max(len(to_read), len(to_judge))) as process:
+            for result in process(to_read):
+                failed |= {result.file} if result.error else set()
+                yield result
+            for result in process([Scored(p) for p in to_judge if p[0].file.name not in failed]):
+                failed |= {result.file} if result.error else set()
+                yield result
     if not failed:
         open_blobs(work.output).write("done.json", json.dumps({"parts": parts}).encode())
 
 
-def _in_processes(work: Work, parts: Sequence[Part]) -> Generator[Result]:
+@contextmanager
+def _in_processes(work: Work, tasks: int) -> Iterator[Process]:
     with (
         tempfile.TemporaryDirectory(prefix="nextchar-") as scratch,  # killed workers delete nothing
         ProcessPoolExecutor(
-            min(work.actors, len(parts)),
+            min(work.actors, tasks),
             multiprocessing.get_context("spawn"),
             initializer=_begin_process,
             initargs=(pickle.dumps(work), os.getpid(), scratch),
         ) as pool,
     ):
         try:
-            for done in as_completed([pool.submit(_process, part) for part in parts]):
-                yield done.result()
+            yield lambda tasks: (
+                done.result() for done in as_completed([pool.submit(_process, t) for t in tasks])
+            )
         except BrokenProcessPool:
             raise Unavailable("a worker was killed (out of memory?); run the same command again") from None
         finally:
@@ -306,23 +425,36 @@ def _begin_process(work: bytes, parent: int, scratch: str) -> None:
     _work = pickle.loads(work)  # noqa: S301 -- of the parent
 
 
-def _process(part: Part) -> Result:
-    return _work.process(part)
+def _process(task: Task) -> Result:
+    return _work.process(task)
 
 
 class RayWorker:
-    """A worker as Ray Data calls it: a row has a part, and then its result."""
+    """A worker as Ray Data calls it: a row has a task, and then its result."""
 
     def __init__(self, work: Any) -> None:
         self._work: Work = importlib.import_module("ray").get(work[0])
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Process the part of a row."""
+        """Process the task of a row."""
         return {"result": self._work.process(row["item"])}
 
 
-def _on_ray(work: Work, parts: Sequence[Part]) -> Generator[Result]:
+@contextmanager
+def _on_ray(work: Work, _: int) -> Iterator[Process]:
     import ray
+
+    def process(tasks: Sequence[Task]) -> Iterator[Result]:
+        if not tasks:
+            return
+        results = ray.data.from_items(list(tasks), override_num_blocks=len(tasks)).map(
+            RayWorker,
+            fn_constructor_args=([stored],),  # a reference by itself is replaced by what it refers to
+            num_cpus=work.threads,
+            compute=ray.data.ActorPoolStrategy(size=min(work.actors, len(tasks), fitting)),
+        )
+        for row in results.iter_rows():
+            yield row["result"]
 
     own: dict[str, Any] = {"num_cpus": work.actors * work.threads, "include_dashboard": False}
     is_own = not (work.address or os.environ.get("RAY_ADDRESS"))
@@ -333,14 +465,8 @@ def _on_ray(work: Work, parts: Sequence[Part]) -> Generator[Result]:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = context.print_on_execution_start = False
-        results = ray.data.from_items(list(parts), override_num_blocks=len(parts)).map(
-            RayWorker,
-            fn_constructor_args=([ray.put(work)],),  # a reference by itself is replaced by what it refers to
-            num_cpus=work.threads,
-            compute=ray.data.ActorPoolStrategy(size=min(work.actors, len(parts), fitting)),
-        )
-        for row in results.iter_rows():
-            yield row["result"]
+        stored = ray.put(work)
+        yield process
     except Exception as error:  # noqa: BLE001 -- Ray raises exceptions of many classes
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, DomainError):

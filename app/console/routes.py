@@ -1,10 +1,8 @@
 """What a browser gets from here: the console at `/`, the API reference at `/docs`, and their files.
 
 Everything is a file of `app/console/files/`, sent as it is; nothing is built and nothing comes from another
-host, and the policy sent along makes the browser hold to that. Knows nothing of what the pages do.
-
-The sample log for users without one, a day of a small web shop, is written here: it is the same text in every
-call and on every machine.
+host, and the policy sent along makes the browser hold to that. Knows nothing of what the pages do. The log
+for users without one, `sample-log.txt.gz`, is a day of a small web shop that does not exist.
 
 The JavaScript client, `clients/js/`, is sent, too, with the CORS headers of the API. Pages of every origin
 may load its files. Only pages of the allowed origins may call the API; by default none.
@@ -12,10 +10,8 @@ may load its files. Only pages of the allowed origins may call the API; by defau
 
 import base64
 import hashlib
-import random
 import re
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -49,18 +45,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",  # a page that opens the console gets no handle on its window
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-
-_LINES = 1_500
-_START = datetime(2024, 3, 4, 6)  # noqa: DTZ001 -- a local time, as logs have it
-
-_Pick = Callable[[], float]
-"""Returns the next number from 0 to 1."""
-
-_PATHS = ("/", "/search?q=lamp", "/search?q=chair", "/cart", "/items/{n}", "/items/{n}/reviews", "/login")
-_USERS = ("amira", "bo", "chen", "dana", "elif", "farid", "grace", "hugo")
-_JOBS = ("send-newsletter", "rotate-keys", "reindex-search", "expire-carts")
-_EVENTS = "view " * 31 + "order " * 8 + "session " * 4 + "cache " * 4 + "job " * 2 + "slow"
-"""The events; one that is listed twice is twice as frequent."""
 
 JS_PATH = "/clients/js"
 
@@ -128,15 +112,10 @@ def add_console(app: FastAPI, *, max_corpus_bytes: int) -> None:
     async def sample(_: Request) -> Response:
         return PlainTextResponse(await run_in_threadpool(sample_text))
 
-    @needs_no_key
-    async def sample_lines(_: Request) -> Response:
-        return PlainTextResponse(await run_in_threadpool(sample_log))
-
     app.add_route("/", console, include_in_schema=False)
     app.add_route("/docs", reference, include_in_schema=False)
     app.add_route("/console/about.json", about, include_in_schema=False)
     app.add_route("/console/sample.txt", sample, include_in_schema=False)
-    app.add_route("/console/sample.log", sample_lines, include_in_schema=False)
     app.mount("/console", files, name="console")
 
 
@@ -145,59 +124,6 @@ def sample_text() -> str:
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics.values())
-
-
-def sample_log() -> str:
-    """Return the log, about 140,000 characters with a newline at the end."""
-    # Of the methods of Random this is the one that gives the same numbers in every version of Python.
-    pick = random.Random(7).random
-    time, worker = _START, 300
-    lines: list[str] = []
-    while len(lines) < _LINES:
-        time += timedelta(milliseconds=_integer(pick, 200, 15_000))
-        if _integer(pick, 0, 50) == 0:  # restarted, with another process id
-            worker += _integer(pick, 1, 5)
-        for text in _event(pick):
-            lines.append(f"{time.isoformat(sep=' ', timespec='milliseconds')} shop[{worker}]: {text}")
-            time += timedelta(milliseconds=_integer(pick, 1, 40))
-    return "\n".join(lines[:_LINES]) + "\n"
-
-
-def _event(pick: _Pick) -> list[str]:
-    """Return the lines of one thing that happens."""
-    request = f"{_integer(pick, 0, 16**8):08x}"
-    client = f"10.{_integer(pick, 0, 4)}.{_integer(pick, 0, 256)}.{_integer(pick, 0, 256)}"
-    user, ms = _one_of(pick, _USERS), _integer(pick, 3, 95)
-    match _one_of(pick, _EVENTS.split()):
-        case "view":
-            path = _one_of(pick, _PATHS).format(n=_integer(pick, 1_000, 10_000))
-            status = 404 if _integer(pick, 0, 30) == 0 else 200
-            return [f"INFO request {request} GET {path} {status} in {ms} ms from {client}"]
-        case "order":
-            number, items = _integer(pick, 10_000_000, 100_000_000), _integer(pick, 1, 5)
-            return [
-                f"INFO request {request} POST /orders 201 in {ms} ms from {client}",
-                f"INFO order {number} of {user} paid by card, {items} items",
-            ]
-        case "session":
-            return [f"INFO session {request} opened for {user} from {client}"]
-        case "cache":
-            share, entries = _integer(pick, 80, 99), _integer(pick, 100, 5_000)
-            return [f"DEBUG cache hit rate {share} %, {entries} entries"]
-        case "job":
-            job = _one_of(pick, _JOBS)
-            return [f"INFO job {job} started", f"INFO job {job} finished in {ms} s"]
-        case _:
-            return [f"WARN slow query on orders took {_integer(pick, 900, 1_500)} ms, request {request}"]
-
-
-def _integer(pick: _Pick, start: int, end: int) -> int:
-    """Return an integer from `start` to before `end`."""
-    return start + int((end - start) * pick())
-
-
-def _one_of(pick: _Pick, choices: Sequence[str]) -> str:
-    return choices[_integer(pick, 0, len(choices))]
 
 
 class ModuleFiles(StaticFiles):

@@ -16,7 +16,7 @@ import numpy as np
 from nextchar.models.anomaly.aggregate import peak_bits
 from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
 from nextchar.models.anomaly.calibration import UNUSUAL
-from nextchar.models.anomaly.flag_rule import Change, FlagRule
+from nextchar.models.anomaly.flag_rule import MAX_EXAMPLE_CHARACTERS, Change, Evidence, FlagRule
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span, StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading, ReadPrecision
 from nextchar.models.anomaly.spans import Span as MaskedSpan
@@ -143,31 +143,38 @@ class CalibratedScorer:
         `FlagRule.judge`.
         """
         rule = self.rule
-        parsed = line.surprisal.parsed if line else None
-        if rule and (not score.anomalous or parsed is None or self.options.repeats == "flag"):
+        found = self.evidence(score, line) if rule and score.anomalous and line else None
+        together = found is not None and self.judges_together
+        if rule and not together:
             rule.count(is_unusual=is_unusual(score), is_flagged=bool(score.anomalous))
-        if not rule or not score.anomalous or line is None:
+        if not rule or not found:
             return Judged(score)
-        key, estimated_p = self.group(line), self._estimated_p(score, line)
-        if parsed is None or self.options.repeats == "flag":
-            return Judged(score, key, estimated_p)
-        verdict = rule.judge(
+        if not together:
+            return Judged(score, found.key, found.estimated_p)
+        verdict = rule.judge(found, now=now)
+        key = replace(verdict.key, value=found.key.value)
+        p = verdict.estimated_p if verdict.is_flagged else score.p_value or 1.0
+        return Judged(score.model_copy(update=verdict.changes(self.loaded.saved.card.name)), key, p)
+
+    @property
+    def judges_together(self) -> bool:
+        """Whether lines can be repeats of earlier ones; otherwise each is judged by itself."""
+        return bool(self.rule and self.rule.templates) and self.options.repeats == "count"
+
+    def evidence(self, score: LineScore, line: LineReading) -> Evidence:
+        """Return what the rule needs of a line with a p-value that is low enough to flag it."""
+        assert self.rate is not None, "only lines with a calibration are rare"
+        parsed = line.surprisal.parsed
+        return Evidence(
             fingerprint(line.masked.text),
-            key,
-            parsed,
+            self.group(line),
+            is_new=parsed is not None and parsed.template.is_new,
             score=score.score or 0.0,
-            estimated_p=estimated_p,
-            breaks=[one for one in line.breaks if one.p_value <= rule.rate],
+            estimated_p=self._estimated_p(score, line),
+            breaks=[one for one in line.breaks if one.p_value <= self.rate],
             is_rare=self._is_rare_by_score(score, line),
-            now=now,
-            line=self.loaded.vocabulary.to_text(line.original),
+            line=self.loaded.vocabulary.to_text(line.original)[:MAX_EXAMPLE_CHARACTERS],
         )
-        own = replace(verdict.key, value=key.value)
-        score = score.model_copy(update={"alert_id": own.alert_id(self.loaded.saved.card.name)})
-        if verdict.is_flagged:
-            return Judged(score, own, verdict.estimated_p)
-        repeat = score.model_copy(update={"anomalous": False, "repeated": True})
-        return Judged(repeat, own, score.p_value or 1.0)
 
     def _is_rare_by_score(self, score: LineScore, line: LineReading) -> bool:
         """Return whether a line is rare without its breaks."""

@@ -30,15 +30,15 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.text.array_file import inflate
 from nextchar.models.text.line_tokens import TemplateBuilder, tokenize
 from nextchar.models.text.successors import Break
-from nextchar.models.text.templates import ParsedLine, Templates
+from nextchar.models.text.templates import Templates
 
 WINDOW_LINES = 20_000
 """Lines after which what is known of earlier ones counts half."""
@@ -63,8 +63,39 @@ _BINS_PER_BIT = 4  # of the histogram of scores
 _MAX_KINDS = 1_000
 _MAX_SEEN = 2_000  # breaks
 _MAX_EXAMPLES = 50
-_MAX_EXAMPLE_CHARACTERS = 300
 _MAX_STATE_BYTES = 8 << 20
+
+MAX_EXAMPLE_CHARACTERS = 300
+"""Of a line that is an example of a change."""
+
+
+class Evidence(NamedTuple):
+    """What the rule needs of a rare line; it does not depend on other lines.
+
+    Attributes:
+        text: the fingerprint of the line, masked. key: that of its alert by itself. is_new: whether its
+        template is. score: in bits. estimated_p: its p-value, estimated also below the lowest one. breaks:
+        those that are rare. is_rare: whether the line is without them. line: as it was written, for a change.
+    """
+
+    text: str
+    key: AlertKey
+    is_new: bool
+    score: float
+    estimated_p: float
+    breaks: Sequence[Break] = ()
+    is_rare: bool = True
+    line: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        """Return what `load` takes, for JSON."""
+        return self._asdict() | {"key": astuple(self.key), "breaks": [astuple(one) for one in self.breaks]}
+
+    @classmethod
+    def load(cls, record: dict[str, Any]) -> Self:
+        """Return what was dumped."""
+        breaks = [Break(*one) for one in record["breaks"]]
+        return cls(**record | {"key": AlertKey(*record["key"]), "breaks": breaks})
 
 
 class Verdict(NamedTuple):
@@ -78,6 +109,11 @@ class Verdict(NamedTuple):
     is_flagged: bool
     key: AlertKey
     estimated_p: float = 1.0
+
+    def changes(self, model: str) -> dict[str, Any]:
+        """Return what it changes of the score of a rare line."""
+        found: dict[str, Any] = {"alert_id": self.key.alert_id(model)}
+        return found if self.is_flagged else found | {"anomalous": False, "repeated": True}
 
 
 @dataclass(frozen=True)
@@ -172,43 +208,23 @@ class FlagRule:
         self.unusual += is_unusual
         self.rare += is_flagged
 
-    def judge(
-        self,
-        text: str,
-        key: AlertKey,
-        parsed: ParsedLine,
-        *,
-        score: float,
-        estimated_p: float,
-        breaks: Sequence[Break] = (),
-        is_rare: bool = True,
-        now: float | None = None,
-        line: str = "",
-    ) -> Verdict:
-        """Count a rare line, masked, and return what becomes of it.
-
-        `key` is that of its alert by itself; `estimated_p` its p-value, estimated also below the lowest one;
-        `breaks` those that are rare, and `is_rare` whether the line is without them. `now`, the time in Unix
-        seconds, and `line`, the line as it was written, are for a change.
-        """
+    def judge(self, found: Evidence, *, now: float | None = None) -> Verdict:
+        """Count a rare line, and return what becomes of it; `now`, in Unix seconds, is for a change."""
         self.count(is_unusual=True, is_flagged=True)
+        breaks = found.breaks
         unseen = [one for one in breaks if not self._was_seen(one)]
-        score -= math.log2(unseen[0].p_value) if unseen else 0.0
-        names = [self._kind_of(text, key, parsed) if is_rare or not breaks else _break_name(breaks[0])]
+        score = found.score - (math.log2(unseen[0].p_value) if unseen else 0.0)
+        names = [self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])]
         names += map(_break_name, unseen[:1])
-        verdicts = (self._judge(name, key, score, estimated_p, now, line) for name in names)
+        verdicts = (self._judge(name, found, score, now) for name in names)
         first = next(verdicts)
         return first if first.is_flagged else next((one for one in verdicts if one.is_flagged), first)
 
-    def _judge(
-        self, name: str, key: AlertKey, score: float, p: float, now: float | None, line: str
-    ) -> Verdict:
+    def _judge(self, name: str, found: Evidence, score: float, now: float | None) -> Verdict:
         """Return what becomes of a line of the kind with this name."""
-        kind = self._kinds.get(name)
+        kind, key, p = self._kinds.get(name), found.key, found.estimated_p
         if kind is None:
-            kind = _Kind(
-                key, since=now, line=line[:_MAX_EXAMPLE_CHARACTERS] if name.startswith("new ") else ""
-            )
+            kind = _Kind(key, since=now, line=found.line if name.startswith("new ") else "")
             if len(self._kinds) < _MAX_KINDS:
                 self._kinds[name] = kind
         kind.count += 1
@@ -292,13 +308,13 @@ class FlagRule:
             return cls(rate, templates)
         return rule
 
-    def _kind_of(self, text: str, key: AlertKey, parsed: ParsedLine) -> str:
+    def _kind_of(self, found: Evidence) -> str:
         """Return the class of a line's kind, of those in _MAX_FLAGGED, and its name."""
-        if parsed.template.is_new:
-            index = self._builder.add(tokenize(text))
+        if found.is_new:
+            index = self._builder.add(tokenize(found.text))
             if index is not None and self._builder.fixed_fraction(index) >= _MIN_FIXED:
                 return f"new {index}"
-        return f"known {_hash(f'{key.template} {key.span}')}"
+        return f"known {_hash(f'{found.key.template} {found.key.span}')}"
 
     def _new_builder(self) -> TemplateBuilder:
         return TemplateBuilder(self.templates.common if self.templates else frozenset())

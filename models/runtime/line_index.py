@@ -215,11 +215,6 @@ class LineIndex:
         """Return whether a text may not be suggested: it was seen too seldom, or is excluded."""
         return self.lines.is_withheld(text) or any(pattern.search(text) for pattern in self._patterns)
 
-    def total_of(self, prefix: str) -> int:
-        """Return the sum of the counts of the lines that begin with a prefix, but for case and accents."""
-        lo, hi = self.range_of(fold(prefix))
-        return int(self.lines.counts[lo:hi].sum(dtype=np.int64))
-
     def count_of(self, text: str) -> int | None:
         """Return how often a line occurs that is this text but for case and accents; None: there is none."""
         query = self.lines.encode(fold(text))

@@ -358,11 +358,6 @@ def last_lines(text: str) -> list[str]:
     return lines[1:] if len(text) > MAX_CHARACTERS else lines
 
 
-def templates_of(text: str) -> Templates:
-    """Return the templates of a training text whose lines are events."""
-    return Templates.fit(last_lines(text))
-
-
 def dump(templates: Templates) -> bytes:
     """Return the contents of FILE."""
     record: dict[str, Any] = {

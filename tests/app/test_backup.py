@@ -14,7 +14,7 @@ from redis import Redis
 from nextchar.app import backup
 from nextchar.app.backup import FOLDERS, back_up, connect, read_key, restore
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.decisions import Decision
+from nextchar.app.logs.alerts.decisions import Decision, Suppression
 from nextchar.app.logs.notifications.targets import NotificationTargets
 from nextchar.app.logs.room import follow_model
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus
@@ -205,7 +205,7 @@ def test_a_model_that_is_renamed_during_a_backup_is_in_it_with_its_labels(
         )
         card = publish(source.models, name="m")
         source.alerts.decisions.change("m", alert.id, lambda _: decision)
-        source.alerts.decisions.suppress("m", template="x", span="*", until=1.0, by="ann")
+        source.alerts.decisions.suppress(Suppression(model="m", template="x", until=1.0, created_by="ann"))
 
         def rename(made: Installation = source) -> None:
             for last, name in itertools.pairwise(("m", *names)):

@@ -28,8 +28,11 @@ from nextchar.models.architectures.onnx_graph import stateful_lstm_graph
 from nextchar.models.config import NetworkConfig, TrainingConfig
 from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process
 from nextchar.models.saved_model import Card, describe_files
+from nextchar.models.text import successors
 from nextchar.models.text import templates as templates_file
 from nextchar.models.text.events import Opener
+from nextchar.models.text.masks import Masked
+from nextchar.models.text.successors import Successors
 from nextchar.models.text.templates import Templates
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.ids import new_id
@@ -43,8 +46,13 @@ ROOT = Path(__file__).parents[2]
 V, E, H = 28, 8, 16
 
 
-def publish_real(data_dir: Path, *, masks: tuple[str, ...] = (), opener: Opener | None = None) -> None:
-    """Publish a model `real` with random weights; with an opener its lines are joined to events."""
+def publish_real(
+    data_dir: Path, *, masks: tuple[str, ...] = (), opener: Opener | None = None, lines: Sequence[str] = ()
+) -> None:
+    """Publish a model `real` with random weights; with an opener its lines are joined to events.
+
+    With lines it has their templates.
+    """
     random = np.random.default_rng(0)
     shapes = {
         "embedding": (V, E),
@@ -56,8 +64,10 @@ def publish_real(data_dir: Path, *, masks: tuple[str, ...] = (), opener: Opener 
     }
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     files = {"model.onnx": stateful_lstm_graph(weights)}
-    if opener:
-        files[templates_file.FILE] = templates_file.dump(Templates.fit([], opener))
+    if opener or lines:
+        files[templates_file.FILE] = templates_file.dump(Templates.fit(lines, opener))
+    if lines:
+        files[successors.FILE] = Successors.fit([Masked(line, None) for line in lines], lines).dump()
     card = Card(
         id=new_id("model"),
         name="real",

@@ -44,7 +44,7 @@ def read_by_experts(
     """The surprisal of lines with what the n-grams, templates and words of the training text say."""
     trained = text.vocabulary.decode(text.train[:])
     ngram = ngram_file.ngram_of(text.train[:], text.vocabulary)
-    templates = templates_file.templates_of(trained)
+    templates = templates_file.Templates.fit(templates_file.last_lines(trained))
     return with_ngram_and_templates(readings, lines, ngram, templates, words=WordNgrams.fit(trained))
 
 

@@ -36,7 +36,7 @@ export function uploadSampleText(options) {
 
 /** Upload the sample log of the service. @param {UploadOptions} [options] @returns {Promise<Uploaded>} */
 export function uploadSampleLog(options) {
-  return uploadSample("/console/sample.log", "sample-log", options);
+  return uploadSample("/console/sample-log.txt.gz", "sample-log", options);
 }
 
 async function uploadSample(path, name, { signal, onProgress } = {}) {

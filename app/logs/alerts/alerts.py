@@ -252,20 +252,24 @@ class Alerts:
         alert_id: str,
         *,
         by: str | None,
+        until: float,
         values: Sequence[str] | None = None,
         all_values: bool = False,
-        **others: Any,
+        runbook: str | None = None,
     ) -> Suppression:
-        """Suppress the `covered_values` of an alert; `others` as of Suppression. Raises NotFound."""
+        """Suppress the `covered_values` of an alert until a time. Raises NotFound."""
         alert = self.get(model, alert_id)
         return self.decisions.suppress(
-            model,
-            by=by,
-            template=alert.figures.template,
-            span=alert.figures.span,
-            alert_id=alert_id,
-            values=covered_values(alert, values, all_values=all_values),
-            **others,
+            Suppression(
+                model=model,
+                template=alert.figures.template,
+                span=alert.figures.span,
+                until=until,
+                created_by=by,
+                alert_id=alert_id,
+                values=covered_values(alert, values, all_values=all_values),
+                runbook=runbook,
+            )
         )
 
     def labels(self, model: str) -> dict[str, AlertLabel]:

@@ -18,7 +18,6 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 from pydantic import Field
 
@@ -133,12 +132,12 @@ class Suppression(ImmutableRecord):
     lines that it covers; None: all. `runbook` is the address of instructions.
     """
 
-    id: str
+    id: str = Field(default_factory=lambda: new_id("suppression"))
     model: str
     template: str = Field(max_length=1000)
     span: str = "*"
     until: float
-    created_at: float
+    created_at: float = Field(default_factory=time.time)
     created_by: str | None = None
     alert_id: str | None = None
     values: tuple[str, ...] | None = None
@@ -194,13 +193,12 @@ class AlertDecisions:
                 return decision
         raise Conflict(f"alert {alert_id} is being changed by others; try again", code="alert_changed")
 
-    def suppress(self, model: str, *, by: str | None, **fields: Any) -> Suppression:
-        """Suppress the alerts that match, with further fields of Suppression. Raises as Blobs does."""
-        own = {"id": new_id("suppression"), "model": model, "created_at": time.time(), "created_by": by}
-        suppression = Suppression(**own, **fields)
-        created = self._create_suppression(suppression)
-        assert created, "ids of suppressions are unique"
-        self._listed.forget(f"alert_suppressions/{model}")
+    def suppress(self, suppression: Suppression) -> Suppression:
+        """Store a suppression and return it; one that is there already stays. Raises as Blobs does."""
+        folder = f"alert_suppressions/{suppression.model}"
+        data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
+        self._blobs.create(f"{folder}/{suppression.id}.json", data)
+        self._listed.forget(folder)
         return suppression
 
     def suppressions(self, model: str) -> list[Suppression]:
@@ -249,17 +247,12 @@ class AlertDecisions:
                 self._history.create(decision.sequence, moved, to, new_id)
         for suppression in self.suppressions(model):
             made_from = ids.get(suppression.alert_id or "") or None
-            moved_one = suppression.model_copy(update={"model": to, "alert_id": made_from})
-            self._create_suppression(moved_one)
-        self._listed.forget(f"{_DECISIONS}/{to}", f"alert_suppressions/{to}")
+            self.suppress(suppression.model_copy(update={"model": to, "alert_id": made_from}))
+        self._listed.forget(f"{_DECISIONS}/{to}")
         self.delete_all(model)
 
     def _paths(self, folder: str) -> list[str]:
         return self._listed.get(folder, lambda _: self._blobs.paths(folder))
-
-    def _create_suppression(self, suppression: Suppression) -> bool:
-        data = suppression.model_dump_json().encode("utf-8", "backslashreplace")
-        return self._blobs.create(f"alert_suppressions/{suppression.model}/{suppression.id}.json", data)
 
     def _suppression(self, path: str) -> Suppression | None:
         if path not in self._suppressions:

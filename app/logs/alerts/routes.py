@@ -14,6 +14,7 @@ from nextchar.app.http.rules import SMALL_JSON, needs
 from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Limit, Page, paginate
 from nextchar.app.http.services import ServicesDep
 from nextchar.app.logs.alerts.alerts import Alert, Alerts, AlertState, covered_values
+from nextchar.app.logs.alerts.decisions import Suppression
 from nextchar.app.logs.alerts.schemas import (
     AlertBody,
     AlertOverview,
@@ -194,7 +195,8 @@ def create_suppression(
 ) -> SuppressionBody:
     """Suppress the alerts that match patterns, also future ones, until a time."""
     name = access.model_name(model)
-    made = services[Alerts].decisions.suppress(name, by=access.key_name, **dict(body))
+    made = Suppression(model=name, created_by=access.key_name, **dict(body))
+    services[Alerts].decisions.suppress(made)
     set_audit_details(request, about=f"/v1/models/{name}/suppressions/{made.id}")
     alerts: list[Alert] = []
     with suppress(RedisError):  # it is made, with or without a warning

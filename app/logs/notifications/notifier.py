@@ -300,6 +300,7 @@ def _annotations(alert: Alert) -> dict[str, str]:
         "alert_id": figures.id,
         "p_value": f"{figures.p_value:g}",
         "estimated_p_value": f"{alert.estimated_p:g}",
+        **({"source": ", ".join(figures.sources)} if figures.sources else {}),
         **({"example": figures.examples[0].line} if figures.examples else {}),
         **({"runbook_url": alert.runbook} if alert.runbook else {}),
     }

@@ -6,6 +6,7 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
+from nextchar.app.logs.alerts.decisions import Suppression
 from nextchar.app.logs.room import follow_model
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.store.blobs import Blobs
@@ -33,7 +34,9 @@ class World:
         self.alerts.record([one(score=12.0), one(group=OTHER)])
         self.alerts.acknowledge("m", GROUP.alert_id("m"), by="ann")
         self.alerts.label("m", GROUP.alert_id("m"), "normal", by="bob")
-        self.alerts.decisions.suppress("m", template="x *", span="*", until=time.time() + 1000, by="cem")
+        self.alerts.decisions.suppress(
+            Suppression(model="m", template="x *", until=time.time() + 1000, created_by="cem")
+        )
 
     def follow(self, name: str) -> bool:
         """Let alerts follow the versions of a name."""

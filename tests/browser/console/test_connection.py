@@ -125,5 +125,5 @@ def test_cancelled_upload_of_a_sample_is_cancelled_and_one_that_a_proxy_answers_
       return uploadSampleLog({ signal }).catch((error) => [error.name, error.status]);
     }"""
     assert page.evaluate(script, True)[0] == "AbortError"
-    page.route("**/sample.log", lambda route: route.fulfill(status=503, body="no service"))
+    page.route("**/sample-log.txt.gz", lambda route: route.fulfill(status=503, body="no service"))
     assert page.evaluate(script, False) == ["Error", 503]

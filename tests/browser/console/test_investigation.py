@@ -101,19 +101,21 @@ def test_lines_without_times_are_counted_by_their_position(
     expect(page.locator(".histogram")).to_have_accessible_name("Lines by position: 30 lines, 0 flagged")
 
 
-def test_lines_are_grouped_by_template_and_a_group_is_opened(investigated: Page) -> None:
+def test_lines_are_grouped_by_alert_and_a_group_is_opened(investigated: Page) -> None:
     page = investigated
-    page.get_by_label("Group by template").check()
+    page.get_by_label("Group by alert").check()
     groups = page.locator(".log-line")
-    expect(groups.locator(".log-text")).to_have_text(["* lazy-fox bug", "* lazxyyy-fox bug *"])
+    expect(groups.locator(".log-text")).to_have_text(
+        ["2024-05-06T07:08:00Z lazy-fox bug", "2024-05-06T07:10:00Z lazxyyy-fox bug 120"]
+    )
     expect(groups.locator(".line-number")).to_have_text(["180 lines", "60 lines"])
     page.get_by_role("listbox").press("ArrowDown")
     page.get_by_role("listbox").press("ArrowDown")
     page.get_by_role("listbox").press("Enter")
-    expect(page.get_by_text("Only lines like")).to_be_visible()
+    expect(page.get_by_text("Only lines of the alert of line")).to_be_visible()
     expect(page.get_by_role("status").filter(has_text="of 60 lines")).to_be_visible()
     page.go_back()
-    expect(page.get_by_label("Group by template")).to_be_checked()
+    expect(page.get_by_label("Group by alert")).to_be_checked()
     expect(groups.locator(".line-number")).to_have_text(["180 lines", "60 lines"])
     page.go_forward()
     page.get_by_role("button", name="Show all lines").click()

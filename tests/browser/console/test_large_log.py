@@ -122,7 +122,8 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
           let offset = 0;
           log.add(
             lines.map((text, n) => {
-              const scored = { lines: 1, characters: text.length, score: n % 7, p_value: 0.5 };
+              const scored = { lines: 1, characters: text.length, score: n % 7, p_value: 0.5,
+                               ...(n % 2 && { alert_id: `alert_${n % 5}` }) };
               const record = { line: n + 1, offset, ...scored };
               offset += text.length + 1;
               return record;
@@ -137,7 +138,7 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
             .reduce((sum, column) => sum + column.byteLength / column.length, 0);
           let keptTexts = 0;
           for (let row = 0; row < log.length; row += 1) keptTexts += Number(texts.kept(row) !== undefined);
-          return { objects, bytes, keptTexts, last: await texts.get(2499), templates: log.templates.texts };
+          return { objects, bytes, keptTexts, last: await texts.get(2499), alerts: [...log.alerts.keys()] };
         }"""
     )
     assert kept == {
@@ -145,7 +146,7 @@ def test_caches_and_columns_are_bounded(service: PopulatedService, open_window: 
         "bytes": 35,
         "keptTexts": 2000,
         "last": "line 2499",
-        "templates": ["line *"],
+        "alerts": ["", "alert_1", "alert_3", "alert_0", "alert_2", "alert_4"],
     }
 
 

@@ -1,4 +1,4 @@
-"""The modules that read logs in the console: times, templates, pieces of a file, and the order of lines."""
+"""The modules that read logs in the console: times, pieces of a file, and the order of lines."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -51,32 +51,6 @@ def test_times_are_read_in_the_formats_of_logs_as_they_are_written(call: Any) ->
     }
 
 
-def test_templates_mask_what_varies_and_are_bounded(call: Any) -> None:
-    script = """async () => {
-      const { templateOf, Templates } = await import("/console/log/templates.js");
-      const many = new Templates();
-      const word = (n) => [...String(n)].map((digit) => "abcdefghij"[digit]).join("");
-      for (let n = 0; n < 20100; n += 1) many.numberOf(word(n));
-      return [
-        templateOf("Jan  2 03:04:05 host sshd[17]: Failed password for root from 1.2.3.4 port 99"),
-        templateOf('x took 0xdeadbeef of "a b" and \\'c\\'') +
-          templateOf(" id 550e8400-e29b-41d4-a716-446655440000 in 17.5ms"),
-        templateOf('1.2.3.4 - - [10/Oct/2000:13:55:36 -0700] "GET /items/17 HTTP/1.1" 200 5'),
-        many.texts.length,
-        many.texts.at(-1),
-        many.numberOf(word(7)),
-      ];
-    }"""
-    assert call(script) == [
-        "* host sshd[*]: Failed password for root from * port *",
-        "x took * of * and * id * in *ms",
-        '* - - [*] "GET /items/* HTTP/*" *',
-        20_001,
-        "(other lines)",
-        7,
-    ]
-
-
 @pytest.mark.parametrize("max_bytes", [1, 2, 3, 5, 8, 13, 100])
 def test_pieces_of_a_file_end_with_lines_and_cut_only_those_that_are_too_long(
     call: Any, max_bytes: int
@@ -107,12 +81,12 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
       const log = {
         length,
         score: Float32Array.from({ length }, (_, n) => pseudo(n) / 4),
-        template: Uint32Array.from({ length }, (_, n) => n % 3),
-        templates: { texts: ["a", "b", "c"] },
+        alert: Uint32Array.from({ length }, (_, n) => n % 3),
+        alerts: new Map([["", 0], ["a", 1], ["b", 2]]),
         number: Uint32Array.from({ length }, (_, n) => n + 1),
       };
       const filter = { isFlagged: (row) => log.score[row] > 20, isRepeat: () => false,
-                       flaggedOnly: true, byScore: true, matches: null, template: null,
+                       flaggedOnly: true, byScore: true, matches: null, alert: null,
                        range: [11, 400], positions: log.number };
       const selected = selectRows(log, filter);
       const grouped = groupRows(log, filter);
@@ -127,7 +101,7 @@ def test_lines_are_ordered_by_score_then_position_and_grouped_like_a_naive_sort(
     assert got["rows"] == sorted(flagged, key=lambda row: (-scores[row], row))
     assert (got["total"], got["flagged"]) == (len(inside), len(flagged))
     for group in got["groups"]:
-        members = [row for row in flagged if row % 3 == group["template"]]
+        members = [row for row in flagged if row % 3 == group["alert"]]
         assert (group["total"], group["flagged"]) == (len(members), len(members))
         assert scores[group["top"]] == max(scores[row] for row in members)
     bins = [min(6, int(row * 7 / 499)) for row in range(500)]

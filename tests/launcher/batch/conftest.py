@@ -2,8 +2,8 @@
 
 import json
 import pickle
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ def log(tmp_path: Path) -> Path:
 def command(storage: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """`nextchar batch`, with a worker in this process, since one of its own takes seconds to start."""
 
-    def work_here(work: batch.Work, parts: Sequence[batch.Part]) -> Iterator[batch.Result]:
+    @contextmanager
+    def work_here(work: batch.Work, _: int) -> Iterator[batch.Process]:
         work = pickle.loads(pickle.dumps(work))  # noqa: S301
         with closing(work.model):
-            yield from map(work.process, parts)
+            yield lambda tasks: map(work.process, tasks)
 
     def invoke(operation: str, *arguments: str | Path) -> Outcome:
         shared = ("--model", "real", "--engine", "local", "--part-size", "0.001")

@@ -80,7 +80,7 @@ def test_killed_actor_loses_and_doubles_nothing(cluster: str, log: Path, tmp_pat
         "2",
     ]
     running = subprocess.Popen(command, stdout=subprocess.PIPE)
-    eventually(lambda: len(list(output.glob("parts/*"))) > 3 or running.poll() is not None, within_s=150)
+    eventually(lambda: len(list(output.glob("scored/*"))) > 3 or running.poll() is not None, within_s=150)
     os.kill(actors()[0], signal.SIGKILL)
     printed, _ = running.communicate(timeout=150)
     totals = json.loads(printed)

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from nextchar.app.rooms import ApiSettings
+from nextchar.launcher import batch
 from nextchar.models.text.events import Opener, events_of
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
@@ -59,18 +61,50 @@ def test_scores_are_those_of_the_service(
 
 
 def test_running_again_does_only_what_is_missing(command: Command, log: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    first = command("score", log, "--output", output, "--json").json
+    output, other = tmp_path / "out", tmp_path / "b.log"
+    other.write_text("b\n")
+    first = command("score", log, other, "--output", output, "--json").json
     before = results(output)
     paths = sorted((output / "parts").iterdir())
     for path in paths[1:3]:
         path.unlink()
     (output / "done.json").unlink()
-    again = command("score", log, "--output", output, "--part-size", "0.077")  # the first run's parts hold
-    said = f"2 of {first['parts']} parts ({first['parts'] - 2} were there before)"
+    more = ("--output", output, "--part-size", "0.077")  # the first run's parts hold
+    again = command("score", log, other, *more)
+    said = f"{first['parts'] - 1} of {first['parts']} parts (1 were there before)"
     assert again.status == 0 and again.out == "" and said in again.err
     assert results(output) == before and sorted((output / "parts").iterdir()) == paths
     assert (output / "done.json").exists()
+    prompts = command("complete", log, "--seed", "1", "--output", tmp_path / "completed", "--json").json
+    sorted((tmp_path / "completed" / "parts").iterdir())[1].unlink()
+    again = command("complete", log, "--seed", "1", "--output", tmp_path / "completed", "--json")
+    assert (again.json["parts_done"], again.json["parts_before"]) == (1, prompts["parts"] - 1)
+
+
+def test_parts_that_were_scored_when_a_run_ended_are_not_scored_again(
+    command: Command, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, scored = tmp_path / "out", list[batch.Part]()
+
+    def killed(work: batch.Work, parts: tuple[batch.Part, ...]) -> batch.Result:
+        return batch.Result(parts[0].file.name, Counter(), "killed")
+
+    def read(work: batch.Work, part: batch.Part) -> batch.Result:
+        scored.append(part)
+        return whole(work, part)
+
+    whole = batch.Work._read
+    monkeypatch.setattr(batch.Work, "_read", read)
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.Work, "_judge", killed)
+        failed = command("score", log, "--output", output)
+    count = len(scored)
+    assert failed.status == 1 and f"{count} parts have no results" in failed.err and not results(output)
+    sorted((output / "scored").iterdir())[1].unlink()
+    totals = command("score", log, "--output", output, "--json").json
+    assert len(scored) == count + 1 and totals["parts_done"] == count and totals["lines"] == len(LINES)
+    assert [record["text"] for record in results(output)] == LINES
+    assert not (output / "scored").exists()
 
 
 def test_folder_of_another_run_is_refused(command: Command, log: Path, tmp_path: Path) -> None:
@@ -294,7 +328,7 @@ def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(tmp
     log.write_text("".join(f"{line} {i}\n" for i, line in enumerate(LINES * 100)))
 
     def written() -> int:
-        return len(list((output / "parts").glob("*"))) if (output / "parts").exists() else 0
+        return len(list((output / "scored").glob("*")))
 
     # The command itself is killed: its workers end with it.
     running = subprocess.Popen(in_process(log, output))
@@ -314,7 +348,7 @@ def test_nothing_is_lost_or_doubled_when_the_command_and_a_worker_are_killed(tmp
     # Run again, it does the rest.
     done = subprocess.run(in_process(log, output, "--json"), capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout)
-    assert 0 < answer["parts_before"] < answer["parts"] == answer["parts_before"] + answer["parts_done"]
+    assert answer["parts"] == answer["parts_done"] > before
     assert [record["text"] for record in results(output)] == log.read_text().splitlines()
 
 
@@ -340,7 +374,7 @@ def test_ctrl_c_ends_the_command_and_its_workers_at_once(tmp_path: Path) -> None
     finally:
         running.kill()
     assert not any(map(is_alive, children))
-    assert not list((output / "parts").glob("*")) and not list(scratch.iterdir())
+    assert not [*output.glob("parts/*"), *output.glob("scored/*"), *scratch.iterdir()]
 
 
 def test_an_event_is_scored_once_wherever_parts_begin(

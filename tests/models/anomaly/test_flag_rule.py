@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextchar.models.anomaly.alerts import AlertKey
-from nextchar.models.anomaly.flag_rule import CHANGED_KEY, WINDOW_LINES, Change, FlagRule, Verdict
+from nextchar.models.anomaly.flag_rule import (
+    CHANGED_KEY,
+    WINDOW_LINES,
+    Change,
+    Evidence,
+    FlagRule,
+    Verdict,
+)
 from nextchar.models.text.successors import Break
 from nextchar.models.text.templates import Templates
 
@@ -40,17 +47,8 @@ def rare(
     parsed = KNOWN.parse(text)
     key = AlertKey(parsed.template.pattern, "0:x")
     p, is_rare = 2**-score, not breaks
-    return rule.judge(
-        text,
-        key,
-        parsed,
-        score=score,
-        estimated_p=p,
-        breaks=breaks,
-        is_rare=is_rare,
-        now=now,
-        line=text,
-    )
+    found = Evidence(text, key, parsed.template.is_new, score, p, breaks, is_rare, text)
+    return rule.judge(found, now=now)
 
 
 def broken(text: str, place: str = "text (' of',)", *, bits: float = 11.0) -> Break:

@@ -83,7 +83,9 @@ def saved_model(
         ids = vocabulary.encode(mixed_text)
         files[ngram_file.FILE] = ngram_file.dump(ngram_file.ngram_of(ids, vocabulary))
         files[word_ngram_file.FILE] = word_ngram_file.dump(WordNgrams.fit(mixed_text))
-        files[templates_file.FILE] = templates_file.dump(templates_file.templates_of(mixed_text))
+        files[templates_file.FILE] = templates_file.dump(
+            templates_file.Templates.fit(templates_file.last_lines(mixed_text))
+        )
         files[mixture.FILE] = mixture.dump(
             ids, learned_for(mixed_text, vocabulary, is_records=kind == "records")
         )

@@ -158,7 +158,8 @@ def test_impossible_files_are_refused(change: dict[str, object]) -> None:
 
 def test_only_the_end_of_a_long_text_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(templates_file, "MAX_CHARACTERS", 30)
-    assert templates_file.templates_of("old words here\n" * 50 + "new line\n\nnew line\n").lines == 3
+    lines = templates_file.last_lines("old words here\n" * 50 + "new line\n\nnew line\n")
+    assert Templates.fit(lines).lines == 3
 
 
 def test_the_template_of_an_event_is_that_of_its_fingerprint_and_its_opener_is_stored() -> None:

@@ -45,7 +45,7 @@ export async function decide(alerts, decision, { signal, onDone }) {
   const undo = async () => {
     if (decision.action === "suppress")
       for (const one of made) await request("DELETE", apiPath("/v1/models", one.model, "suppressions", one.id));
-    else for (const alert of alerts) await post(pathOf(alert, "label"), { label: alert.label ?? null });
+    else for (const alert of alerts) await restoreLabel(alert);
     onDone();
   };
   toast(
@@ -53,6 +53,13 @@ export async function decide(alerts, decision, { signal, onDone }) {
     decision.action === "acknowledge" ? undefined : { label: "Undo", run: undo },
   );
   return true;
+}
+
+/** Give an alert the label that it had. What `normal` covers adds up, so it is withdrawn first. */
+async function restoreLabel(alert) {
+  const { label, label_values: values, runbook } = alert;
+  await post(pathOf(alert, "label"), { label: null });
+  if (label) await post(pathOf(alert, "label"), { label, runbook, ...(values ? { values } : { all_values: true }) });
 }
 
 /**
@@ -88,16 +95,15 @@ export function decisionControls(label, onDecision) {
 async function confirmDecision(alerts, decision, signal) {
   const isNormal = decision.action === "label" && decision.label === "normal";
   if (decision.action !== "suppress" && !isNormal) return {};
-  const [alert] = alerts;
-  const preview = alerts.length === 1 ? await get(pathOf(alert, "preview"), { signal }) : null;
-  const choices = preview?.covered.length ? valueChoices(preview) : null;
+  const previews = await Promise.all(alerts.slice(0, MAX_COVERED).map((one) => get(pathOf(one, "preview"), { signal })));
+  const choices = alerts.length === 1 && previews[0].covered.length ? valueChoices(previews[0]) : null;
   const covered = isNormal
     ? "The score of lines like these is lowered from now on"
     : `Lines like these are counted, but not reported, for ${periodOf(decision)}`;
   const choice = await chooseAction({
     title: isNormal ? "Label as normal?" : "Suppress?",
     text: choices ? `${covered}:` : `${covered}. Other values of these alerts stay as they are:`,
-    content: choices?.content ?? titlesOf(alerts),
+    content: choices?.content ?? coveredBy(alerts, previews),
     actions: [["confirm", isNormal ? "Label as normal" : "Suppress", "button primary"]],
   });
   if (choice !== "confirm") return null;
@@ -110,14 +116,7 @@ function valueChoices({ covered, others, other_lines: otherLines }) {
     const input = h("input", { type: "checkbox", value, checked: isTicked });
     return { input, item: h("li", h("label", input, " ", ...label)) };
   };
-  const boxes = [...covered, ...others].map(({ value, line, count: number, estimated_p_value: pValue }, i) =>
-    box(
-      value,
-      i < covered.length,
-      h("span.mono.small", line),
-      h("span.small.muted", ` ${count(number, "line")}, rarest ${rarity(pValue)}`),
-    ),
-  );
+  const boxes = [...covered, ...others].map((one, i) => box(one.value, i < covered.length, ...coveredLine(one)));
   const hasOthers = others.length > 0 || otherLines > 0;
   const all = box("", false, "All lines of the alert, and future ones with other values");
   all.input.addEventListener("change", () => {
@@ -138,10 +137,17 @@ function valueChoices({ covered, others, other_lines: otherLines }) {
   };
 }
 
-function titlesOf(alerts) {
+function coveredLine({ line, count: number, estimated_p_value: pValue }) {
+  return [h("span.mono.small", line), h("span.small.muted", ` ${count(number, "line")}, rarest ${rarity(pValue)}`)];
+}
+
+/** What is covered of several alerts; of one from before there were values, its title. */
+function coveredBy(alerts, previews) {
   return h(
     "ul.stack.tight.covered",
-    alerts.slice(0, MAX_COVERED).map(({ title }) => h("li.mono.small", title)),
+    previews.map(({ covered }, i) =>
+      covered.length ? covered.map((one) => h("li", coveredLine(one))) : h("li.mono.small", alerts[i].title),
+    ),
     alerts.length > MAX_COVERED && h("li.small.muted", `and ${count(alerts.length - MAX_COVERED, "alert")} more`),
   );
 }

@@ -37,15 +37,13 @@ export function alertRarity({ p_value: bound, estimated_p_value: estimated }) {
 export function exampleList({ examples }) {
   return h(
     "ul.stack.tight.examples",
-    examples.map(({ line, spans, p_value: pValue, score, source, line_time: lineTime }) =>
+    examples.map(({ line, spans, score, source, line_time: lineTime }) =>
       h(
         "li",
         h("p.log-text.mono", maskedLine(line, spans)),
         h(
           "p.small.muted.number",
-          [rarity(pValue), `score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)]
-            .filter(Boolean)
-            .join(" · "),
+          [`score ${bits(score)} bits`, source, lineTime !== null && dateTime(lineTime)].filter(Boolean).join(" · "),
         ),
       ),
     ),
@@ -96,7 +94,8 @@ export function alertDetails({ signal, onDecided, onClose }) {
   }
 
   function draw() {
-    const rarest = alert.examples[0];
+    const shown = alert.title.replaceAll(/[»«…]/g, "");
+    const rarest = alert.examples.find(({ line }) => line.replaceAll(/[»«…]/g, "").includes(shown)) ?? alert.examples[0];
     replace(
       node,
       h(
@@ -126,6 +125,7 @@ export function alertDetails({ signal, onDecided, onClose }) {
         fact("Last seen", timeAgo(alert.last_seen)),
         fact("Anomalous word", h("code", maskedLine(alert.span))),
         alert.sources.length > 0 && fact("From", alert.sources.join(", ")),
+        alert.runbook && fact("Runbook", h("a", { href: alert.runbook, rel: "noreferrer" }, alert.runbook)),
         alert.acknowledged_at !== null &&
           fact("Acknowledged", [
             timeAgo(alert.acknowledged_at),

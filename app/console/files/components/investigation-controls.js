@@ -11,10 +11,10 @@ const SEARCH_SETTLE_MS = 200;
  * @param {object} options
  * @param {(changes: any) => void} options.onChange
  * @param {(format: "csv" | "json") => void} options.onExport
- * @param {boolean} options.hasRepeats whether repeats can be flagged or not
+ * @param {boolean} options.hasAlerts whether lines have alerts, and can be repeats
  * @param {AbortSignal} options.signal
  */
-export function investigationControls(state, { onChange, onExport, hasRepeats, signal }) {
+export function investigationControls(state, { onChange, onExport, hasAlerts, signal }) {
   const checkbox = (name) =>
     h("input", {
       type: "checkbox",
@@ -23,7 +23,6 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
     });
   const labeled = (label, control) => h("label.checkbox-label", control, label);
   const grouped = checkbox("grouped");
-  const repeats = hasRepeats && checkbox("repeats");
   let timer = 0;
   const search = h("input", {
     type: "search",
@@ -37,7 +36,7 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
     },
   });
   signal.addEventListener("abort", () => clearTimeout(timer));
-  const template = h("div.row", { hidden: true });
+  const alert = h("div.row", { hidden: true });
   const button = (label, format) => h("button.button.small", { onclick: () => onExport(format) }, label);
 
   return {
@@ -49,25 +48,24 @@ export function investigationControls(state, { onChange, onExport, hasRepeats, s
           "div.row",
           labeled("Flagged lines only", checkbox("flagged")),
           labeled("Most anomalous first", checkbox("byScore")),
-          labeled("Group by template", grouped),
-          repeats && labeled("Flag repeats", repeats),
+          hasAlerts && [labeled("Group by alert", grouped), labeled("Flag repeats", checkbox("repeats"))],
         ),
         h("div.row", h("span.small.muted", "Export"), button("CSV", "csv"), button("JSON", "json")),
       ),
       search,
-      template,
+      alert,
     ),
     /** @param {boolean} isGrouped */
     setGrouped(isGrouped) {
       grouped.checked = isGrouped;
     },
-    /** Name the template whose lines are shown; null: all are. @param {string | null} text */
-    showTemplate(text) {
-      template.hidden = text === null;
+    /** Say of which alert lines are shown; null: of any. @param {string | null} text */
+    showAlert(text) {
+      alert.hidden = text === null;
       replace(
-        template,
+        alert,
         text !== null && [
-          h("span.small", "Only lines like ", h("code", text)),
+          h("span.small", text),
           h("button.button.small", { onclick: () => onChange({ like: null }) }, "Show all lines"),
         ],
       );

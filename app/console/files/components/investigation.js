@@ -23,6 +23,7 @@ import { virtualList } from "./virtual-list.js";
 
 const MIN_PANEL_PX = 240; // of the details that are on the screen when a line is opened
 const MIN_REFRESH_MS = 250;
+const WITHOUT_ALERT = "lines without an alert";
 const REFRESH_SHARE = 10; // while lines arrive, at most a tenth of the time is spent on counting them
 
 /**
@@ -61,7 +62,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
   const controls = investigationControls(state, {
     onChange: change,
     onExport,
-    hasRepeats: log.isCalibrated,
+    hasAlerts: log.isCalibrated,
     signal,
   });
   const summary = h("p.number", { role: "status" });
@@ -82,10 +83,10 @@ export function investigation(run, { query, signal, onCalibrate }) {
       isFlagged: threshold.isFlagged(row),
       isRepeat: threshold.isRepeat(row),
       time: log.hasTimes && !Number.isNaN(log.time[row]) ? timeText(log.time[row], 0) : null,
-      template: log.templates.texts[log.template[row]],
+      hasAlert: log.alert[row] > 0,
     }),
     alert: lineAlert({ ...scoring, source: run.source.isFile ? run.source.name.slice(0, 200) : "console", signal }),
-    onTemplate: (row) => change({ like: log.number[row], grouped: false }, { isStep: true }),
+    onAlert: (row) => change({ like: log.number[row], grouped: false }, { isStep: true }),
     onDetail: () => list.fill(),
     signal,
   });
@@ -109,7 +110,7 @@ export function investigation(run, { query, signal, onCalibrate }) {
       flaggedOnly: state.flagged,
       byScore: state.byScore,
       matches: search?.matches ?? null,
-      template: state.like === null ? null : like < 0 ? -1 : log.template[like],
+      alert: state.like === null ? null : like < 0 ? -1 : log.alert[like],
       range: state.zoom,
       positions: log.hasTimes ? log.time : log.number,
     };
@@ -153,9 +154,13 @@ export function investigation(run, { query, signal, onCalibrate }) {
     const selected = state.grouped ? { ...groupRows(log, now), rows: null } : { ...selectRows(log, now), groups: null };
     shown = { rows: selected.rows ?? new Uint32Array(), groups: selected.groups ?? [] };
     const length = state.grouped ? shown.groups.length : shown.rows.length;
-    summary.textContent = threshold.summary(selected) + (state.grouped ? ` ${count(length, "template")}.` : "");
-    controls.showTemplate(
-      state.like === null ? null : (log.templates.texts[now.template ?? -1] ?? `line ${integer(state.like)}`),
+    summary.textContent = threshold.summary(selected) + (state.grouped ? ` ${count(length, "group")}.` : "");
+    controls.showAlert(
+      state.like === null
+        ? null
+        : now.alert === 0
+          ? "Only lines without an alert"
+          : `Only lines of the alert of line ${integer(state.like)}`,
     );
     chart.update({ isZoomed: state.zoom !== null, label: log.hasTimes ? "Lines over time" : "Lines by position" });
     none.hidden = length > 0;
@@ -174,8 +179,10 @@ export function investigation(run, { query, signal, onCalibrate }) {
 
   function renderRow(index) {
     if (state.grouped) {
-      const { template, total, flagged, top } = shown.groups[index];
-      return groupRow({ template: log.templates.texts[template], total, flagged, score: threshold.scoreText(top) });
+      const { alert, total, flagged, top } = shown.groups[index];
+      const group = { total, flagged, score: threshold.scoreText(top) };
+      const line = alert ? { text: texts.kept(top), detail: details.kept(top) } : { text: WITHOUT_ALERT };
+      return groupRow({ ...group, ...line }, charactersPerRow(list.node.clientWidth));
     }
     const row = shown.rows[index];
     const line = {
@@ -208,9 +215,10 @@ export function investigation(run, { query, signal, onCalibrate }) {
   async function requestDetails(first, end) {
     stopDetails.abort();
     stopDetails = new AbortController();
-    if (state.grouped) return;
     const abort = AbortSignal.any([signal, stopDetails.signal]);
-    const rows = [...shown.rows.subarray(first, end)];
+    const rows = state.grouped
+      ? shown.groups.slice(first, end).flatMap(({ alert, top }) => (alert ? [top] : []))
+      : [...shown.rows.subarray(first, end)];
     try {
       const lines = await Promise.all(
         rows.map(async (row) => ({ row, text: await texts.get(row), isFlagged: threshold.isFlagged(row) })),

@@ -21,13 +21,13 @@ const REPEAT = "As rare as flagged lines, but like one that was flagged before: 
  * @param {import('../log/scored-log.js').ScoredLog} options.log
  * @param {{get: (row: number) => Promise<string>}} options.texts
  * @param {any} options.details see `lineDetails`
- * @param {(row: number) => {rarity: string, isFlagged: boolean, isRepeat: boolean, time: string | null, template: string}} options.describe
+ * @param {(row: number) => {rarity: string, isFlagged: boolean, isRepeat: boolean, time: string | null, hasAlert: boolean}} options.describe
  * @param {ReturnType<typeof import('./line-alert.js').lineAlert>} options.alert the alert of the line
- * @param {(row: number) => void} options.onTemplate the user wants the lines with a row's template
+ * @param {(row: number) => void} options.onAlert the user wants the lines of a row's alert
  * @param {(row: number) => void} options.onDetail a row's details have arrived
  * @param {AbortSignal} options.signal
  */
-export function linePanel({ log, texts, details, describe, alert, onTemplate, onDetail, signal }) {
+export function linePanel({ log, texts, details, describe, alert, onAlert, onDetail, signal }) {
   const readout = characterReadout();
   const node = h("section.card.stack.line-panel", { "aria-label": "Selected line", hidden: true });
   let pending = new AbortController();
@@ -70,7 +70,7 @@ export function linePanel({ log, texts, details, describe, alert, onTemplate, on
   }
 
   function draw(text) {
-    const { rarity, isFlagged, isRepeat, time, template } = describe(row);
+    const { rarity, isFlagged, isRepeat, time, hasAlert } = describe(row);
     const detail = details.kept(row);
     const spans = isFlagged ? (detail?.spans ?? []) : [];
     drawn = { text, isFlagged };
@@ -85,7 +85,7 @@ export function linePanel({ log, texts, details, describe, alert, onTemplate, on
           isFlagged && h("span.badge.failed", "flagged"),
           isRepeat && h("span.badge", { title: REPEAT }, "repeat"),
         ),
-        h("button.button.small", { onclick: () => onTemplate(row) }, "Lines like this"),
+        hasAlert && h("button.button.small", { onclick: () => onAlert(row) }, "Lines of its alert"),
       ),
       h(
         "div.log-text.whole-line",
@@ -102,7 +102,6 @@ export function linePanel({ log, texts, details, describe, alert, onTemplate, on
         log.isCalibrated && fact("Score", `${bits(log.score[row])} bits`),
         time && fact("Time", time),
       ),
-      h("p.small.muted", "Template: ", h("code", template)),
       heatMapLegend(),
       readout.node,
     );

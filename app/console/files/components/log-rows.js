@@ -1,4 +1,4 @@
-/** The rows of the list of lines: a line with its rarity, or a group of lines with one template. */
+/** The rows of the list of lines: a line with its rarity, or the lines of one alert with their rarest one. */
 
 import { h } from "../dom.js";
 import { count, integer } from "../format.js";
@@ -39,9 +39,13 @@ export function lineRow({ number, score, isFlagged, text, detail }, capacity) {
       " ",
       h("span.line-score", score, isFlagged && h("span.visually-hidden", ", flagged")),
       " ",
-      h("span.log-text", detail ? heat(detail, isFlagged, capacity) : (text?.slice(0, capacity) ?? "…")),
+      logText({ text, detail, isFlagged }, capacity),
     ],
   };
+}
+
+function logText({ text, detail, isFlagged }, capacity) {
+  return h("span.log-text", detail ? heat(detail, isFlagged, capacity) : (text?.slice(0, capacity) ?? "…"));
 }
 
 function heat({ characters, bits, spans }, isFlagged, capacity) {
@@ -55,9 +59,11 @@ function heat({ characters, bits, spans }, isFlagged, capacity) {
 /**
  * Return the children of a group's row.
  *
- * @param {{template: string, total: number, flagged: number, score: string}} group `score` of its most anomalous line
+ * @param {{total: number, flagged: number, score: string, text: string | undefined,
+ *   detail?: import('../log/details.js').Detail}} group the last three are of its most anomalous line
+ * @param {number} capacity characters that fit
  */
-export function groupRow({ template, total, flagged, score }) {
+export function groupRow({ total, flagged, score, text, detail }, capacity) {
   return {
     class: `group${flagged ? " anomalous" : ""}`,
     children: [
@@ -67,7 +73,7 @@ export function groupRow({ template, total, flagged, score }) {
       " ",
       h("span.line-top.muted", { title: "The rarity of its most anomalous line" }, `rarest: ${score}`),
       " ",
-      h("span.log-text", template),
+      logText({ text, detail, isFlagged: true }, capacity),
     ],
   };
 }

@@ -4,7 +4,7 @@ import { rarity } from "../format.js";
 import { textsOf } from "./texts.js";
 
 const PART_ROWS = 2_000;
-const COLUMNS = ["line", "time", "p_value", "rarity", "score", "flagged", "template", "text"];
+const COLUMNS = ["line", "time", "p_value", "rarity", "score", "flagged", "alert_id", "text"];
 
 /**
  * Return the rows as a file. Parts of it are made one after the other, so that millions of rows fit.
@@ -18,10 +18,11 @@ export async function exportRows(log, rows, { format, isFlagged, about, signal }
   const write = format === "csv" ? csvLine : (record) => JSON.stringify(record);
   const separator = format === "csv" ? "\r\n" : ",\n";
   const parts = [format === "csv" ? `${COLUMNS.join(",")}\r\n` : `${JSON.stringify(about).slice(0, -1)},"lines":[\n`];
+  const alerts = [...log.alerts.keys()];
   for (let start = 0; start < rows.length; start += PART_ROWS) {
     const part = Array.from({ length: Math.min(PART_ROWS, rows.length - start) }, (_, i) => rows[start + i]);
     const texts = await textsOf(log, part);
-    const lines = part.map((row, i) => write(record(log, row, texts[i], isFlagged)));
+    const lines = part.map((row, i) => write({ ...record(log, row, texts[i], isFlagged), alert_id: alerts[log.alert[row]] || null }));
     signal.throwIfAborted();
     const isLast = start + PART_ROWS >= rows.length;
     parts.push(lines.join(separator) + (format === "csv" || !isLast ? separator : "\n"));
@@ -40,7 +41,6 @@ function record(log, row, text, isFlagged) {
     rarity: isCalibrated ? rarity(pValue) : null,
     score: Number(log.score[row].toFixed(4)),
     flagged: isFlagged(row),
-    template: log.templates.texts[log.template[row]],
     text,
   };
 }

@@ -9,8 +9,8 @@ import { setQuery } from "../router.js";
  * @property {boolean} repeats lines like flagged ones are flagged, too, if there are many
  * @property {string} q search text
  * @property {boolean} byScore the most anomalous first
- * @property {boolean} grouped by template
- * @property {number | null} like the number of a line: only lines of its template are shown
+ * @property {boolean} grouped by alert
+ * @property {number | null} like the number of a line: only lines of its alert are shown
  * @property {[number, number] | null} zoom a range of times in milliseconds, or of line numbers
  * @property {number | null} line the number of the selected line
  */
@@ -24,7 +24,7 @@ export function readInvestigation(query) {
     repeats: query.get("repeats") === "flag",
     q: query.get("q") ?? "",
     byScore: query.get("sort") === "score",
-    grouped: query.get("group") === "template",
+    grouped: query.get("group") === "alert",
     like: number(query.get("like")),
     zoom: range[0] !== null && range[1] !== null ? [range[0], range[1]] : null,
     line: number(query.get("line")),
@@ -45,7 +45,7 @@ export function writeInvestigation(state, { isStep = false } = {}) {
       repeats: state.repeats ? "flag" : "",
       q: state.q,
       sort: state.byScore ? "score" : "",
-      group: state.grouped ? "template" : "",
+      group: state.grouped ? "alert" : "",
       like: state.like === null ? "" : String(state.like),
       from: state.zoom ? String(Math.round(state.zoom[0])) : "",
       to: state.zoom ? String(Math.round(state.zoom[1])) : "",

@@ -5,7 +5,6 @@
 
 import { makeClock } from "./clock.js";
 import { linesAt } from "./source.js";
-import { Templates } from "./templates.js";
 
 export const MAX_LOG_LINES = 4_000_000;
 const FIRST_CAPACITY = 4096;
@@ -18,14 +17,15 @@ const COLUMNS = {
   pValue: Float32Array, // NaN without a calibration
   score: Float32Array, // bits of rarity, or bits per character without a calibration
   time: Float64Array, // milliseconds since 1970; of a line without one, that of the line before; NaN at first
-  template: Uint32Array,
+  alert: Uint32Array, // index into `alerts`
   isRepeat: Uint8Array, // 1 if the service calls it a repeat at the rate of its first record
 };
 
 export class ScoredLog {
   /** The number of lines that are kept; empty lines are not. */
   length = 0;
-  templates = new Templates();
+  /** Ids of alerts; the first one is that of lines without one. */
+  alerts = new Map([["", 0]]);
   /** Lines whose time was found in them. */
   timed = 0;
   /** Lines that are not UTF-8, and lines of which only the beginning was scored. */
@@ -75,7 +75,7 @@ export class ScoredLog {
       this.offset[row] = record.offset;
       this.pValue[row] = record.p_value ?? NaN;
       this.score[row] = record.score ?? record.bits_per_character ?? NaN;
-      this.template[row] = this.templates.numberOf(text);
+      this.alert[row] = this.#numberOf(record.alert_id ?? "");
       this.isRepeat[row] = Number(Boolean(record.repeated));
       this.time[row] = this.#timeOf(text, row);
       this.length += 1;
@@ -97,6 +97,11 @@ export class ScoredLog {
   /** The end of a row's line in bytes, with its newline and empty lines behind it. */
   endOf(row) {
     return row + 1 < this.length ? this.offset[row + 1] : this.source.blob.size;
+  }
+
+  #numberOf(alertId) {
+    if (!this.alerts.has(alertId)) this.alerts.set(alertId, this.alerts.size);
+    return this.alerts.get(alertId);
   }
 
   #timeOf(text, row) {

@@ -12,7 +12,7 @@ const MAX_BITS = 2 ** 19 - 1;
  * @property {boolean} flaggedOnly
  * @property {boolean} byScore the most anomalous first
  * @property {Uint8Array | null} matches 1 for rows whose text matches a search; null: no search
- * @property {number | null} template
+ * @property {number | null} alert its number in the log
  * @property {[number, number] | null} range of `positions`, both included
  * @property {Float64Array | Uint32Array} positions of the rows: their times, or their line numbers
  */
@@ -20,9 +20,9 @@ const MAX_BITS = 2 ** 19 - 1;
 /** @typedef {import('./scored-log.js').ScoredLog} ScoredLog */
 
 /** Return a function that says whether a row is in what the filter selects, flagged or not. @param {Filter} filter */
-function inFilter(log, { matches, template, range, positions }) {
+function inFilter(log, { matches, alert, range, positions }) {
   return (row) =>
-    (template === null || log.template[row] === template) &&
+    (alert === null || log.alert[row] === alert) &&
     (range === null || (positions[row] >= range[0] && positions[row] <= range[1])) &&
     (matches === null || matches[row] === 1);
 }
@@ -62,7 +62,7 @@ function mostAnomalousFirst(log, rows) {
 }
 
 /**
- * @typedef {{template: number, total: number, flagged: number, top: number}} Group `top` is its most anomalous row
+ * @typedef {{alert: number, total: number, flagged: number, top: number}} Group `top` is its most anomalous row
  *
  * @param {ScoredLog} log
  * @param {Filter} filter
@@ -71,7 +71,7 @@ function mostAnomalousFirst(log, rows) {
  */
 export function groupRows(log, filter) {
   const isIn = inFilter(log, filter);
-  /** @type {(Group | undefined)[]} */ const byTemplate = new Array(log.templates.texts.length);
+  /** @type {(Group | undefined)[]} */ const byAlert = new Array(log.alerts.size);
   let [total, flagged, repeats] = [0, 0, 0];
   for (let row = 0; row < log.length; row += 1) {
     if (!isIn(row)) continue;
@@ -80,13 +80,13 @@ export function groupRows(log, filter) {
     flagged += Number(isFlagged);
     repeats += Number(filter.isRepeat(row));
     if (filter.flaggedOnly && !isFlagged) continue;
-    const template = log.template[row];
-    const group = (byTemplate[template] ??= { template, total: 0, flagged: 0, top: row });
+    const alert = log.alert[row];
+    const group = (byAlert[alert] ??= { alert, total: 0, flagged: 0, top: row });
     group.total += 1;
     group.flagged += Number(isFlagged);
     if (log.score[row] > log.score[group.top]) group.top = row;
   }
-  const groups = /** @type {Group[]} */ (byTemplate.filter(Boolean));
+  const groups = /** @type {Group[]} */ (byAlert.filter(Boolean));
   const byTop = (a, b) => log.score[b.top] - log.score[a.top] || a.top - b.top;
   groups.sort(filter.byScore ? byTop : (a, b) => b.flagged - a.flagged || b.total - a.total || a.top - b.top);
   return { groups, total, flagged, repeats };

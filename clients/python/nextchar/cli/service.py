@@ -251,13 +251,12 @@ def _run(session: Session, output: str, part_size: float | None, **options: Any)
     if options["address"] is not None and options["engine"] != "ray":
         raise typer.BadParameter("--address is of a Ray cluster, which --engine local does not use")
     part_bytes = int((part_size or (8 if "query" in options else 1)) * 1e6)
-    started, module, counts, errors = time.monotonic(), batches(), Counter[str](), list[str]()
+    started, module, counts = time.monotonic(), batches(), Counter[str]()
     try:
-        parts, missing, results = module.begin(output=output, part_bytes=part_bytes, **options)
-        is_hidden = not session.err.is_terminal
-        with closing(results):
-            for result in track(results, "parts", missing, console=session.err, disable=is_hidden):
-                errors.append(result) if isinstance(result, str) else counts.update(result)
+        parts, before, steps, following = module.begin(output=output, part_bytes=part_bytes, **options)
+        with closing(following):
+            shown = track(following, "parts", steps, console=session.err, disable=not session.err.is_terminal)
+            results = list(shown)
     except module.DomainError as error:
         raise fail(error_with_options(error.message, error.param, session.invocation)) from None
     except ModuleNotFoundError as error:
@@ -266,23 +265,28 @@ def _run(session: Session, output: str, part_size: float | None, **options: Any)
     except KeyboardInterrupt:
         session.print_note("interrupted; run the same command again to continue")
         raise
-    summary: dict[str, Any] = {"output": output, "parts": parts, "parts_before": parts - missing}
-    summary |= {"parts_done": missing - len(errors)}
-    summary |= {name: counts[name] for name in ("lines", "characters", "anomalous", "not_utf8")}
+    for result in results:
+        counts.update(result.counts)
+    errors, changes = ([text for one in results if (text := getattr(one, of))] for of in ("error", "change"))
+    summary: dict[str, Any] = {"output": output, "parts": parts, "parts_before": before}
+    summary |= {"parts_done": counts["parts"]}
+    summary |= {name: counts[name] for name in ("lines", "characters", "anomalous", "repeated", "not_utf8")}
     if session.as_json:
-        session.print_json(summary | {"errors": errors})
+        session.print_json(summary | {"changes": changes, "errors": errors})
     else:
-        sentence = "{lines:,} lines, {anomalous:,} flagged, {not_utf8:,} not UTF-8; {parts_done:,} of"
-        sentence += " {parts:,} parts ({parts_before:,} were there before) in {duration}; results in {output}"
+        sentence = "{lines:,} lines, {anomalous:,} flagged, {repeated:,} repeats, {not_utf8:,} not UTF-8;"
+        sentence += " {parts_done:,} of {parts:,} parts ({parts_before:,} were there before) in {duration};"
+        sentence += " results in {output}"
         duration = format_duration(time.monotonic() - started)
         session.print_note(sentence.format(**summary, duration=duration))
-    for message in errors[:10]:
+    for message in [*errors[:10], *changes[:10]]:
         session.print_note(message)
     if errors:
-        raise fail(f"{len(errors):,} parts have no results; fix these errors and run the same command again")
+        left = parts - before - counts["parts"]
+        raise fail(f"{left:,} parts have no results; fix these errors and run the same command again")
 
 
-@_command("alerts", "context", "detail", "expected", "precision", "repeats", "source", "stream_id")
+@_command("alerts", "context", "detail", "expected", "precision", "source", "stream_id")
 def score(
     *,
     text: Annotated[bool, Option(help="Whether results have the text of their line.")] = True,

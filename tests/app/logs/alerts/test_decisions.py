@@ -118,7 +118,7 @@ def test_decisions_and_suppressions_move_to_another_name(
     alerts.label("m", ID, "normal", by="bob")
     for alert_id in (ID, OTHER.alert_id("m")):  # the second has no decision
         alerts.suppress("m", alert_id, until=TOMORROW, by="cem")
-    alerts.decisions.suppress("m", template="a *", span="*", until=TOMORROW, by="dan")
+    alerts.decisions.suppress(Suppression(model="m", template="a *", until=TOMORROW, created_by="dan"))
     paths = [*blobs.paths("alert_decisions/m"), *blobs.paths("alert_suppressions/m")]
     before = {path: blobs.read(path) for path in paths}
     for _ in range(2):  # it can be repeated
@@ -153,7 +153,7 @@ def test_suppressions_of_another_process_hold_after_as_long_as_the_list_is_remem
     blobs, clock = open_blobs("memory:///"), Clock()
     ours, theirs = AlertDecisions(blobs, clock=clock), AlertDecisions(blobs)
     assert ours.suppressions("m") == []
-    made = theirs.suppress("m", template="a *", span="*", until=TOMORROW, by="ann")
+    made = theirs.suppress(Suppression(model="m", template="a *", until=TOMORROW, created_by="ann"))
     clock.now_s += 0.75 * _CACHE_S
     assert ours.suppressions("m") == []
     clock.now_s += 0.25 * _CACHE_S

@@ -57,6 +57,7 @@ class Setting:
         template: str = "user <*> failed",
         waited_s: float = 0.0,
         owner: str = "",
+        source: str = "",
     ) -> None:
         one = occurrence(
             AlertKey(template, "1:<*>"),
@@ -68,6 +69,7 @@ class Setting:
             spans=[],
             time=self.now - waited_s,
             owner=owner,
+            source=source,
         )
         self.alerts.record([one], recorded_at=self.now)
 
@@ -299,7 +301,7 @@ def alerts_of(receiver: Receiver, request: int) -> list[dict[str, Any]]:
 
 
 def test_an_alertmanager_gets_firing_alerts_every_minute(mirrored: Setting, receiver: Receiver) -> None:
-    mirrored.record()
+    mirrored.record(source="web-1")
     mirrored.run()
     mirrored.run(after_s=5)
     assert len(receiver.requests) == 1
@@ -321,6 +323,7 @@ def test_an_alertmanager_gets_firing_alerts_every_minute(mirrored: Setting, rece
     assert second["endsAt"] > first["endsAt"] > first["startsAt"]
     assert first["annotations"]["example"] == "user 1 failed"
     assert first["annotations"]["title"] == "user 1 failed"
+    assert first["annotations"]["source"] == "web-1"
     assert first["annotations"]["summary"] == "1 anomalous lines of sshd: user 1 failed"
     [alert] = mirrored.alerts.all("sshd")
     assert first["generatorURL"] == f"https://c.example/#/alerts?model=sshd&alert={alert.id}"
