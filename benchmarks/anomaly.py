@@ -1,12 +1,11 @@
 """Quality of anomaly detection compared with baselines, and the speed of scoring.
 
-For each data set a network is trained on normal lines with the worker's `fit`, calibrated on its held-out
-tail like in a job, and evaluated with the default score on new lines. Baselines are length, punctuation, the
-rarity of the template, a Witten-Bell 5-gram and an isolation forest; "ngram best" is the best of the four
-aggregates of the n-grams' surprisal, chosen by the labels. No other method uses labels or settings per data
-set; masks are the same for all. "kind" is what the training lines are detected as. "flagged" is the share of
-normal lines at a false-alarm rate of 1 %, calibrated on the held-out tail, and on one random half of the test
-set's normal lines for the other (ten times).
+For each data set a model is trained on normal lines with default options, and scores new lines. Baselines
+are length, punctuation, the rarity of the template, a Witten-Bell 5-gram and an isolation forest; "ngram
+best" is the best of the four aggregates of the n-grams' surprisal, chosen by the labels. No other method uses
+labels or settings per data set. "kind" is what the training lines are detected as. "flagged" is the share of
+normal lines at a false-alarm rate of 1 %, by the model's calibration and breaks, and by a calibration on one
+random half of the test set's normal lines for the other (ten times).
 
 Each set takes its training seconds and about ten more; all take nine minutes.
 
@@ -16,8 +15,8 @@ process, over HTTP as a stream, and the network alone as a batched torch.nn.LSTM
 A set is a name, or a file with a label (0 or 1), a kind and a line in each row, separated by tabs.
 
     python -m benchmarks.anomaly [--data ../shared/data] [--sets bgl http my.tsv] [--preset small]
-                                 [--seconds 60 | --epochs 5] [--seed 1] [--network 2x256]
-                                 [--mixture]
+                                 [--seconds 60 | --epochs 5 | --steps 400] [--seed 1]
+                                 [--network 2x256]
 """
 
 import argparse
@@ -31,27 +30,22 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+import nextchar
 from benchmarks.anomaly_sets import SETS, LabeledLines, labeled_file
+from benchmarks.logs import scorer_of
 from benchmarks.networks import CHARACTERS, E, V, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from nextchar.models.anomaly.aggregate import NGRAM_STATISTICS, STATISTICS, statistics
-from nextchar.models.anomaly.calibration import Calibration
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.anomaly.metrics import NAMES, auroc, baseline_scores, detection_quality
-from nextchar.models.anomaly.scorer import ReadPrecision, with_ngram_and_templates
-from nextchar.models.config import PRESETS, Budget
+from nextchar.models.anomaly.scorer import ReadPrecision
+from nextchar.models.config import PRESETS
 from nextchar.models.loaded_model import LoadedModel
-from nextchar.models.machine import available_cores
-from nextchar.models.runtime.session import Network, StepNetwork
-from nextchar.models.runtime.surprisal import LineSurprisal, line_surprisal
-from nextchar.models.text.kind_detection import detect_kind
-from nextchar.models.text.log_detection import LineSample
+from nextchar.models.runtime.surprisal import LineSurprisal
 from nextchar.models.text.masks import Masks
-from nextchar.models.text.ngram import FILE, NgramModel, dump, ngram_of
-from nextchar.models.text.templates import Templates, last_lines
+from nextchar.models.text.ngram import FILE, dump, ngram_of
 from nextchar.models.text.vocabulary import Vocabulary, normalize
-from nextchar.models.text.word_ngram import WordNgrams
 
 _RATE = 0.01
 _HALVES = 10
@@ -94,7 +88,7 @@ def main() -> None:
     print_json_line(
         "anomaly",
         preset=options.preset,
-        **({"epochs": options.epochs} if options.epochs else {"seconds": options.seconds}),
+        **_budget(options),
         seed=options.seed,
         sets=found,
         speed=fast,
@@ -103,27 +97,27 @@ def main() -> None:
 
 def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
     """Train on one set and return its figures."""
-    masks = Masks(task.masks)
-    train, lines = ([masks.apply(normalize(line)).text for line in part] for part in (task.train, task.lines))
-    from nextchar.worker.calibration import WANTED_LINES
-
-    experts, held_out = _train(train, options)
+    masks = {"masks": list(task.masks)} if task.masks else {}
+    text = "".join(f"{normalize(line)}\n" for line in task.train)
+    with nextchar.train(text, preset=options.preset, seed=options.seed, **_budget(options), **masks) as model:
+        scorer = scorer_of(model)
+        characters = map(model.loaded.vocabulary.to_characters, map(normalize, task.lines))
+        lines = scorer.read(list(characters))
+        found = list(scorer.scores(lines))
+        kind = model.loaded.saved.card.kind
+    assert scorer.calibration, "there are enough lines"
+    calibration = scorer.calibration.calibration
     anomalous = np.array(task.anomalous)
-    older = train[: len(train) - len(held_out) - 1]
-    step = max(1, len(older) // max(1, WANTED_LINES - len(held_out)))
-    calibration = calibrate(
-        _read(experts, held_out),
-        older=_read(experts, older[::step]) if len(held_out) < WANTED_LINES else (),
-    )
-    readings = _read(experts, lines)
-    scores, p_values = calibration.score(readings)
+    scores = np.array([one.score for one in found])
     quality = detection_quality(scores, anomalous)
-    simple = baseline_scores(train, lines)
+    masked = [line.masked.text for line in lines]
+    mask = Masks(model.loaded.saved.card.masks)
+    simple = baseline_scores([mask.apply(line).text for line in text.split("\n")], masked)
+    readings = [line.surprisal for line in lines]
     normal = [reading for reading, is_anomalous in zip(readings, anomalous, strict=True) if not is_anomalous]
-    sample = LineSample()
-    sample.feed("".join(f"{line}\n" for line in task.train))
+    flagged = np.array([bool(one.anomalous) for one in found])
     return {
-        "kind": detect_kind(sample).kind,
+        "kind": kind,
         "auroc": round(quality.auroc, 4),
         "average_precision": round(quality.average_precision, 4),
         "recall_at_1_percent": round(quality.recall[1], 4),
@@ -131,7 +125,7 @@ def measure(task: LabeledLines, options: argparse.Namespace) -> dict[str, Any]:
         "ngram_best": round(max(auroc(column, anomalous) for column in _ngram_columns(readings)), 4),
         "lines": {"train": len(task.train), "calibration": calibration.lines, "judged": len(anomalous)},
         "anomalous": int(anomalous.sum()),
-        "flagged_by_tail": round(float((p_values[~anomalous] <= _rate(calibration)).mean()), 4),
+        "flagged_by_tail": round(float(flagged[~anomalous].mean()), 4),
         "network_share": round(float(calibration.buckets[0].weights[: len(STATISTICS)].sum()), 2),
         "flagged_by_half": round(float(np.mean([_flagged_by_half(normal, i) for i in range(_HALVES)])), 4),
     }
@@ -179,45 +173,15 @@ def _processor_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-Experts = tuple[StepNetwork, NgramModel, Templates, WordNgrams]
-
-
-def _train(lines: list[str], options: argparse.Namespace) -> tuple[Experts, list[str]]:
-    """Train as a job does; return what reads lines, and the complete held-out lines."""
-    from nextchar.worker.evaluator import graph_of
-    from nextchar.worker.experts import Mixture, begin_reading
-    from nextchar.worker.training import Text, fit
-
-    config, training = PRESETS[options.preset]
-    budget = Budget(epochs=options.epochs) if options.epochs else Budget(seconds=options.seconds)
-    training = training.model_copy(update={"budget": budget, "seed": options.seed})
-    whole = "\n".join(lines) + "\n"
-    text = Text.split(whole, validation_fraction=training.validation_fraction)
-    result = fit(config, training, text, cores=available_cores())
-    held_out = text.vocabulary.decode(text.validation[:]).split("\n")[1:-1]
-    network = Network(graph_of(result.network))
-    reader: StepNetwork = network
-    if options.mixture:
-        reader = Mixture.make(network, text, begin_reading(text, is_records=False)).with_network(network)
-    trained = text.vocabulary.decode(text.train[:])
-    counted = ngram_of(text.train, text.vocabulary)
-    return (reader, counted, Templates.fit(last_lines(trained)), WordNgrams.fit(trained)), held_out
-
-
-def _read(experts: Experts, lines: list[str]) -> list[LineSurprisal]:
-    network, counted, templates, words = experts
-    assert counted.vocabulary is not None
-    surprisals = line_surprisal(network, counted.vocabulary, lines, with_end=True)
-    return with_ngram_and_templates(surprisals, lines, counted, templates, words=words)
+def _budget(options: argparse.Namespace) -> dict[str, Any]:
+    """Return how long to train: the unit that was given, or seconds."""
+    unit = next((unit for unit in ("steps", "epochs") if getattr(options, unit)), "seconds")
+    return {unit: getattr(options, unit)}
 
 
 def _ngram_columns(readings: list[LineSurprisal]) -> NDArray[np.float64]:
     first = len(STATISTICS)
     return statistics(readings)[:, first : first + len(NGRAM_STATISTICS)].T
-
-
-def _rate(calibration: Calibration) -> float:
-    return max(_RATE, calibration.default_rate())
 
 
 def _flagged_by_half(normal: list[LineSurprisal], seed: int) -> float:
@@ -254,8 +218,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=list(PRESETS), default="small")
     parser.add_argument("--seconds", type=float, default=60.0, help="of training, for each set")
     parser.add_argument("--epochs", type=float, help="passes over the text instead")
+    parser.add_argument("--steps", type=int, help="steps of the optimizer instead")
     parser.add_argument("--seed", type=int, default=1, help="of the weights")
-    parser.add_argument("--mixture", action="store_true", help="read lines by the mixture, not the network")
     parser.add_argument("--network", default="2x256", help="whose speed is measured; empty: none")
     return parser.parse_args()
 

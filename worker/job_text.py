@@ -258,17 +258,19 @@ def successors_files(
     *,
     check: Check = no_check,
 ) -> dict[str, bytes]:
-    """Return the file of what follows what in the lines of the corpus, if it is for anomalies.
+    """Return the file of what follows what in the lines of the corpus, if it is also for anomalies.
 
     With `events` these are the lines.
     """
-    if request.purpose == "complete" or request.kind == "records":
+    if request.purpose == "complete":
         return {}
     pieces = corpora.pieces(corpus.id, request.alphabet)
     kept = _end_of(pieces, unmasked_characters(request, corpus), successors.MAX_CHARACTERS)
     lines = list(events_of(events.opener if events else None, lines_of(kept, max_length=MAX_LINE_CHARACTERS)))
     masks = Masks(request.masks, check=check)
-    return {successors.FILE: Successors.fit(map(masks.apply, lines), lines).dump()}
+    is_records = request.kind == "records"
+    known = Successors.fit(map(masks.apply, lines), lines, are_independent=is_records)
+    return {successors.FILE: known.dump()}
 
 
 def text_events(

@@ -169,9 +169,9 @@ class CalibratedScorer:
             fingerprint(line.masked.text),
             self.group(line),
             is_new=parsed is not None and parsed.template.is_new,
-            score=score.score or 0.0,
+            score=_own_score(score, line),
             estimated_p=self._estimated_p(score, line),
-            breaks=[one for one in line.breaks if one.p_value <= self.rate],
+            breaks=[one for one in line.surprisal.breaks if one.p_value <= self.rate],
             is_rare=self._is_rare_by_score(score, line),
             line=self.loaded.vocabulary.to_text(line.original)[:MAX_EXAMPLE_CHARACTERS],
         )
@@ -181,8 +181,8 @@ class CalibratedScorer:
         assert self.calibration is not None and score.score is not None and self.rate is not None, (
             "only lines with a calibration are rare"
         )
-        length = len(line.masked.text)
-        return self.calibration.calibration.p_value(score.score, characters=length) <= self.rate
+        calibration, length = self.calibration.calibration, len(line.masked.text)
+        return calibration.p_value(_own_score(score, line), characters=length) <= self.rate
 
     def _estimated_p(self, score: LineScore, line: LineReading) -> float:
         """Return the p-value of a line, estimated also below the smallest one.
@@ -194,9 +194,9 @@ class CalibratedScorer:
             "only lines with a calibration have one"
         )
         calibration, length = self.calibration.calibration, len(line.masked.text)
-        estimate = calibration.estimated_p_value(score.score, characters=length)
-        if line.breaks:
-            product = estimate * line.breaks[0].p_value
+        estimate = calibration.estimated_p_value(_own_score(score, line), characters=length)
+        if line.surprisal.breaks:
+            product = estimate * line.surprisal.breaks[0].estimated_p
             estimate = product * (1 - math.log(product))
         return min(estimate, score.p_value or 1.0)
 
@@ -271,7 +271,6 @@ class CalibratedScorer:
         if not self.calibration or self.rate is None:
             return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        p_values = np.minimum(p_values, [line.breaks[0].p_value if line.breaks else 1.0 for line in lines])
         anomalous = p_values <= self.rate
         found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
         flagged = np.flatnonzero(anomalous).tolist()
@@ -301,14 +300,14 @@ class CalibratedScorer:
         score = _base_score(line, scores, i)
         if self.options.detail == "none":
             return score
-        bits = line.surprisal.bits
+        surprisal, bits = line.surprisal, line.surprisal.bits
         total = float(bits.sum(dtype=np.float64))
         score.total_bits = round(total, DECIMALS)
         score.bits_per_character = round(total / max(1, len(line.original)), DECIMALS)
         score.peak_bits = round(peak_bits(bits), DECIMALS)
         if score.anomalous:
             score.spans = _to_original(self._flagged_spans(line, explanations), line)
-            score.reason = line.breaks[0].reason if line.breaks else None
+            score.reason = surprisal.breaks[0].reason if surprisal.breaks else None
             score.explained = self._is_explained(line.masked.text, explanations)
         elif score.anomalous is not None:
             score.spans = []
@@ -333,7 +332,7 @@ class CalibratedScorer:
     def _flagged_spans(self, line: LineReading, explanations: _Explanations) -> list[MaskedSpan]:
         """Return the anomalous spans; if no character stands out by itself, the most anomalous part."""
         surprisal, spans = line.surprisal, self._anomalous_spans(line, explanations)
-        broken = line.breaks[0] if line.breaks else None
+        broken = surprisal.breaks[0] if surprisal.breaks else None
         if broken and broken.end and not any(s.start < broken.end and broken.start < s.end for s in spans):
             spans = sorted([*spans, MaskedSpan(broken.start, broken.end, broken.bits)], key=lambda s: s.start)
         return spans or highest_window(surprisal.bits, surprisal.entropy)
@@ -351,6 +350,12 @@ class CalibratedScorer:
 def is_unusual(score: LineScore) -> bool:
     """Return whether a line is among the most unusual tenth, by the calibration."""
     return score.p_value is not None and score.p_value <= UNUSUAL
+
+
+def _own_score(score: LineScore, line: LineReading) -> float:
+    """Return a line's score without the rarity of its breaks."""
+    breaks = line.surprisal.breaks
+    return (score.score or 0.0) + (math.log2(breaks[0].p_value) if breaks else 0.0)
 
 
 def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:

@@ -213,7 +213,7 @@ class FlagRule:
         self.count(is_unusual=True, is_flagged=True)
         breaks = found.breaks
         unseen = [one for one in breaks if not self._was_seen(one)]
-        score = found.score - (math.log2(unseen[0].p_value) if unseen else 0.0)
+        score = found.score - (math.log2(unseen[0].estimated_p) if unseen else 0.0)
         names = [self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])]
         names += map(_break_name, unseen[:1])
         verdicts = (self._judge(name, found, score, now) for name in names)

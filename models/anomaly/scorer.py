@@ -23,7 +23,7 @@ from nextchar.models.text import word_ngram as word_ngram_file
 from nextchar.models.text.events import Opener, events_of
 from nextchar.models.text.masks import Masked, ModelMasks
 from nextchar.models.text.ngram import NgramModel
-from nextchar.models.text.successors import Break, Successors
+from nextchar.models.text.successors import Successors
 from nextchar.models.text.templates import ParsedLine, Templates
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.models.text.word_ngram import WordNgrams
@@ -34,16 +34,11 @@ ReadPrecision = Literal["float32", "fast", "both"]
 
 @dataclass(frozen=True)
 class LineReading:
-    """A line that was read: its characters, the same after masking, and the surprisal of those.
-
-    `breaks` are what it has that hardly any line is expected to have, the most improbable first, if the model
-    knows what follows what.
-    """
+    """A line that was read: its characters, the same after masking, and the surprisal of those."""
 
     original: str
     masked: Masked
     surprisal: LineSurprisal
-    breaks: tuple[Break, ...] = ()
 
 
 class Scorer:
@@ -128,11 +123,10 @@ class Scorer:
         surprisals = with_ngram_and_templates(
             surprisals, texts, self._ngram, self.templates, self.engine.vocabulary, words=self._words
         )
-        find = self._successors.find if self._successors else lambda *_: ()
-        return [
-            LineReading(original, line, surprisal, find(line, original))
-            for original, line, surprisal in zip(originals, masked, surprisals, strict=True)
-        ]
+        if self._successors:
+            found = map(self._successors.find, masked, originals)
+            surprisals = [replace(s, breaks=own) for s, own in zip(surprisals, found, strict=True)]
+        return [LineReading(*line) for line in zip(originals, masked, surprisals, strict=True)]
 
 
 def with_ngram_and_templates(

@@ -15,6 +15,7 @@ from nextchar.models.runtime.decoding import BITS, likeliest, log_softmax
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.requests import CharacterLogprobs
 from nextchar.models.runtime.session import Logits, State, StepNetwork
+from nextchar.models.text.successors import Break
 from nextchar.models.text.templates import ParsedLine
 from nextchar.models.text.vocabulary import Vocabulary, unknown_bits
 from nextchar.models.text.word_ngram import WordSurprisal
@@ -46,6 +47,8 @@ class LineSurprisal:
             without n-grams.
         parsed: the line's template; None without templates.
         words: the surprisal of its words; None without n-grams of words.
+        breaks: what it has that hardly any line is expected to have, the most improbable first, if the model
+            knows what follows what.
     """
 
     bits: NDArray[np.float32]
@@ -56,6 +59,7 @@ class LineSurprisal:
     ngram_bits: NDArray[np.float32] | None = None
     parsed: ParsedLine | None = None
     words: WordSurprisal | None = None
+    breaks: tuple[Break, ...] = ()
 
 
 @dataclass(frozen=True)

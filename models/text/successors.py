@@ -13,9 +13,11 @@ are five kinds:
 - a number over _FAR_BEYOND times the largest in its place, also one that a mask hides;
 - quotes or brackets that are not closed as those of other lines.
 
-How often normal lines have breaks is measured: of the last lines of the text, by what the lines before have.
-A break's p-value is the fraction of these lines with one at least as improbable. A context counts once there,
-because lines of a new kind have the same break, and the flag rule flags the first of them alone.
+How often normal lines have breaks is measured: of the last lines of the text, by what the lines before have,
+each kind by itself, so that new words in a log hide no numbers. A line's rarity is the lowest of its breaks',
+and its p-value the fraction of these lines that are as rare; above the most improbable break of a kind its
+estimate halves with each bit. A context counts once there, because lines of a new kind have the same break,
+and the flag rule flags the first of them alone; but not in records, whose order means nothing.
 
 >>> from nextchar.models.text.masks import Masks
 >>> masks = Masks(["ip"])
@@ -29,14 +31,15 @@ The successors of a saved model: FILE, a JSON file.
 """
 
 import json
+import random
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, starmap
 from math import log2
 from typing import Any, NamedTuple, Self
 
@@ -56,6 +59,7 @@ MAX_CHARACTERS = 1_000_000
 _ORDERS = (1, 2)  # tokens of a context
 _MIN_WORD_LINES = 20  # of a word that is itself in a context
 _MAX_P = 0.002  # probability of a break
+_MIN_BITS = -log2(_MAX_P)
 _MAX_CONTEXTS = 4_000  # the most frequent ones
 _MAX_SUCCESSORS = 500  # of a context; what has more is not checked
 _FAR_BEYOND = 4  # times the largest number
@@ -63,9 +67,10 @@ _LEARNED = 0.6  # of the lines; the rest show how often there are breaks
 _MAX_TOKEN_CHARACTERS = 64  # of a token whose numbers are compared
 _MAX_DIGITS = 18
 _MAX_LISTED = 3  # expected words
-_MAX_P_WORD = 0.02  # probability of a word that no line has
+_MAX_P_VALUE = 0.02  # probability of a word that no line has, or of a number out of range
 _PRIOR = 20  # words, with new ones as often as anywhere, that are counted in addition to those after a token
 _WORD = re.compile(r"[^\W\d_]{2,}")
+_KINDS = ("text", "word", "shape", "number", "end")
 _START, _END, _BALANCE = "", "\n", "\n\n"  # which no token is
 _IDS = ("uuid", "ip", "hex", "hostname", "alphanumeric", "mac")  # masks of values whose numbers say nothing
 _WITH_NUMBERS = frozenset(placeholder for name, (placeholder, _) in NAMED.items() if name not in _IDS)
@@ -74,6 +79,8 @@ _DIGITS = re.compile(r"\d+")
 _VARYING = re.compile(rf"{_PLACEHOLDER.pattern}|\d")
 
 Context = tuple[str, ...]
+Strengths = dict[str, float]
+"""Of a line: the most bits of its breaks of each kind."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +88,15 @@ class Break:
     """What a line has that hardly any line could be expected to have.
 
     Attributes:
-        p_value: the fraction of normal lines that have one as improbable. place: what lines that break the
-            same context in the same way have in common. text: what broke it. reason: why, in words. start,
-            end: where, in the masked line; both 0 in an event of several lines. bits: -log2 of its
-            probability in its context.
+        p_value: the fraction of normal lines that have one as improbable. estimated_p: the same, estimated
+            also below the lowest one. kind: of _KINDS. place: what lines that break the same context in the
+            same way have in common. text: what broke it. reason: why, in words. start, end: where, in the
+            masked line; both 0 in an event of several lines. bits: -log2 of its probability in its context.
     """
 
     p_value: float
+    estimated_p: float
+    kind: str
     place: str
     text: str
     reason: str
@@ -156,7 +165,7 @@ class _Counts:
 
     def closed(self) -> "_Followers":
         """Return what is needed to find breaks."""
-        numbers = {form: one for form, one in self.numbers.items() if _new(0, one[0]) <= _MAX_P}
+        numbers = {form: one for form, one in self.numbers.items() if _new(0, one[0]) <= _MAX_P_VALUE}
         return _Followers(self.count, *self._closed(self.texts), *self._closed(self.shapes), numbers)
 
     def _closed(self, counter: _Counter) -> tuple[dict[str, int] | None, float]:
@@ -182,6 +191,11 @@ class _Followers:
     new_shape: float
     numbers: dict[str, tuple[int, Sequence[int]]]
 
+    @property
+    def can_break(self) -> bool:
+        """Whether anything that follows is a break."""
+        return self.texts is not None or self.shapes is not None or bool(self.numbers)
+
 
 @dataclass(frozen=True)
 class _Words:
@@ -197,15 +211,16 @@ class _Words:
     after: Mapping[Context, tuple[int, int]]
 
     @classmethod
-    def of(cls, lines: Sequence["_Line"], words: frozenset[str]) -> Self:
-        """Return the words of lines; `words` as for `_Line.items`."""
+    def of(cls, lines: Sequence["_Line"], words: frozenset[str]) -> Self | None:
+        """Return the words of lines, None if new ones are usual everywhere; `words` as for `_Line.items`."""
         places: defaultdict[Context, list[str]] = defaultdict(list)
         for item in chain.from_iterable(line.items(words) for line in lines):
             places[item.context] += (word for word, *_ in item.words())
         counts = Counter(chain.from_iterable(found for at, found in places.items() if len(at) == 1))
         frequent = sorted(places, key=lambda at: -len(places[at]))[:_MAX_CONTEXTS]
         after = {at: (len(places[at]), sum(counts[word] == 1 for word in places[at])) for at in frequent}
-        return cls(counts.keys(), _new(sum(n == 1 for n in counts.values()), counts.total()), after)
+        known = cls(counts.keys(), _new(sum(n == 1 for n in counts.values()), counts.total()), after)
+        return known if min(map(known.new_after, after), default=1.0) <= _MAX_P_VALUE else None
 
     def dump(self) -> list[Any]:
         """Return what `_known` takes."""
@@ -225,8 +240,8 @@ class Successors:
 
     Args:
         words: those that are themselves in a context. contexts: what followed. known: all words; None: it is
-        not known whether one is new. strengths: the bits of those lines, ascending, that have a break, among
-        the `lines` that show how often there are breaks.
+        not known whether one is new, or new ones are usual. strengths: of those lines that have a break,
+        among the `lines` that show how often there are breaks.
     """
 
     def __init__(
@@ -234,33 +249,48 @@ class Successors:
         words: frozenset[str],
         contexts: dict[Context, _Followers],
         known: _Words | None,
-        strengths: Sequence[float],
+        strengths: Sequence[Strengths],
         lines: int,
     ) -> None:
         self._words, self._contexts, self._known = words, contexts, known
         self._strengths, self._lines = strengths, lines
+        self._by_kind: dict[str, list[float]] = {}
+        for line in strengths:
+            for kind, bits in line.items():
+                insort(self._by_kind.setdefault(kind, []), bits)
+        self._rarest = sorted(min(starmap(self._rarity, line.items())) for line in strengths)
 
     @classmethod
-    def fit(cls, masked: Iterable[Masked], originals: Iterable[str]) -> Self:
-        """Return the successors in normal lines, or events, masked and as they were, in their order."""
+    def fit(
+        cls, masked: Iterable[Masked], originals: Iterable[str], *, are_independent: bool = False
+    ) -> Self:
+        """Return the successors in normal lines, or events, masked and as they were, in their order.
+
+        A context counts once among the last of them, unless the lines `are_independent`.
+        """
         lines = [_Line.of(one, original) for one, original in zip(masked, originals, strict=True)]
+        if are_independent:
+            random.Random(0).shuffle(lines)
         counts = Counter(word for line in lines for word in {token.value for token in line.tokens})
         words = frozenset(word for word, n in counts.items() if n >= _MIN_WORD_LINES and not _has_digit(word))
         first, rest = lines[: int(_LEARNED * len(lines))], lines[int(_LEARNED * len(lines)) :]
         before = cls(words, _followers(first, words), _Words.of(first, words), [], 0)
-        strengths: list[float] = []
+        strengths: list[Strengths] = []
         seen: set[str] = set()
         for line in rest:
             found = list(before._breaks(line))
-            new = [one.bits for one in found if one.place not in seen]
-            seen.update(one.place for one in found)
-            if new:  # once all lines are known, each context has more
-                strengths.append(round(max(new) - log2(_LEARNED), 2))
-        return cls(words, _followers(lines, words), _Words.of(lines, words), sorted(strengths), len(rest))
+            new: Strengths = {}
+            for one in found:
+                if one.place not in seen:  # once all lines are known, each context has more
+                    new[one.kind] = max(new.get(one.kind, 0.0), round(one.bits - log2(_LEARNED), 2))
+            if not are_independent:
+                seen.update(one.place for one in found)
+            strengths += [new] if new else []
+        return cls(words, _followers(lines, words), _Words.of(lines, words), strengths, len(rest))
 
     def find(self, masked: Masked, original: str) -> tuple[Break, ...]:
         """Return the breaks of a line, or of an event's fingerprint, the most improbable first."""
-        return tuple(sorted(self._breaks(_Line.of(masked, original)), key=lambda one: -one.bits))
+        return tuple(sorted(self._breaks(_Line.of(masked, original)), key=lambda one: one.estimated_p))
 
     def _breaks(self, line: "_Line") -> Iterator[Break]:
         for item in line.items(self._words):
@@ -284,7 +314,7 @@ class Successors:
     def _new_words(self, line: "_Line", item: _Item, followers: _Followers | None) -> Iterator[Break]:
         known = self._known
         for word, start, end in item.words() if known else ():
-            if known and word not in known.known and (p := known.new_after(item.context)) <= _MAX_P_WORD:
+            if known and word not in known.known and (p := known.new_after(item.context)) <= _MAX_P_VALUE:
                 found = item._replace(context=item.context[-1:], text=word, start=start, end=end)
                 reason = f"{_quoted(word)}{_after(item)}, a word that no line has"
                 if followers and followers.texts is not None:
@@ -293,10 +323,21 @@ class Successors:
 
     def _break(self, line: "_Line", item: _Item, kind: str, probability: float, reason: str) -> Break:
         bits = -log2(probability)
-        at_least = len(self._strengths) - bisect_left(self._strengths, bits)
+        if item.text == _END or item.context == (_BALANCE,):
+            kind = "end"
+        rarity = self._rarity(kind, bits)
+        p = (1 + bisect_right(self._rarest, rarity)) / (self._lines + 1)
         start, end = (item.start, item.end) if line.is_whole else (0, 0)
-        p = (1 + at_least) / (self._lines + 1)
-        return Break(p, f"{kind} {item.context}", item.text, reason, start, end, bits)
+        return Break(p, min(p, rarity), kind, f"{kind} {item.context}", item.text, reason, start, end, bits)
+
+    def _rarity(self, kind: str, bits: float) -> float:
+        """Return the fraction of normal lines that have a break of a kind with so many bits.
+
+        Above the highest it halves with each bit.
+        """
+        known = self._by_kind.get(kind, [_MIN_BITS])
+        at_least = len(known) - bisect_left(known, bits) if kind in self._by_kind else 0
+        return (1 + at_least) * 2 ** min(0.0, known[-1] - bits) / (self._lines + 1)
 
     def dump(self) -> bytes:
         """Return the contents of FILE."""
@@ -325,7 +366,7 @@ class Successors:
         with json_record(data, FILE, FORMAT_VERSION) as record:
             contexts = {tuple(map(str, context)): _loaded(rest) for context, *rest in record["contexts"]}
             known = _known(*record["known"]) if record.get("known") else None
-            strengths = sorted(map(float, record["strengths"]))
+            strengths = list(map(_strengths, record["strengths"]))
             return cls(frozenset(map(str, record["words"])), contexts, known, strengths, int(record["lines"]))
 
 
@@ -385,7 +426,8 @@ def _followers(lines: Sequence[_Line], words: frozenset[str]) -> dict[Context, _
         for item in line.items(words):
             found[item.context].add(item)
     frequent = sorted(found.items(), key=lambda one: -one[1].count)[:_MAX_CONTEXTS]
-    return {context: one.closed() for context, one in frequent if _new(0, one.count) <= _MAX_P}
+    closed = {context: one.closed() for context, one in frequent if _new(0, one.count) <= _MAX_P_VALUE}
+    return {context: one for context, one in closed.items() if one.can_break}
 
 
 def _new(once: int, count: int) -> float:
@@ -450,6 +492,15 @@ def _loaded(record: Sequence[Any]) -> _Followers:
         float(new_shape),
         {str(form): (int(n), list(map(int, largest))) for form, (n, largest) in numbers.items()},
     )
+
+
+def _strengths(record: Any) -> Strengths:
+    """Return the strengths of a line; older models have one number for all kinds."""
+    kinds = record if isinstance(record, dict) else dict.fromkeys(_KINDS, record)
+    strengths = {str(kind): float(bits) for kind, bits in kinds.items()}
+    if not strengths or not all(bits >= 0 for bits in strengths.values()):
+        raise ValueError("not bits")
+    return strengths
 
 
 def _known(words: Sequence[str], new: float, after: Sequence[tuple[Context, int, int]]) -> _Words:

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from nextchar.models.anomaly.calibration import SCORE_TOLERANCE, dump, lines_nee
 from nextchar.models.anomaly.calibration_builder import calibrate
 from nextchar.models.errors import InvalidInput, Unavailable
 from nextchar.models.runtime.surprisal import LineSurprisal
+from nextchar.models.text.successors import Break
 from tests.models.anomaly.surprisals import random_lines, surprisal
 
 
@@ -22,6 +24,13 @@ def test_false_alarm_rate_is_the_requested_one() -> None:
         _, p = calibration.score(random_lines(random, 500))
         flagged.append((p <= 0.05).mean())
     assert 0.03 < np.mean(flagged) < 0.065
+
+
+def test_a_break_makes_a_line_rarer() -> None:
+    lines = random_lines(np.random.default_rng(0), 300)
+    calibration, found = calibrate(lines), Break(2**-9, 2**-12, "text", "", "", "", 0, 0, 11.0)
+    scores, p = calibration.score([lines[0], replace(lines[0], breaks=(found,))])
+    assert scores[1] == pytest.approx(scores[0] + 9) and p[1] == min(p[0], 2**-9)
 
 
 def test_duplicates_that_differ_by_rounding_are_no_alarms() -> None:

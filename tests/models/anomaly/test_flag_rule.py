@@ -52,7 +52,7 @@ def rare(
 
 
 def broken(text: str, place: str = "text (' of',)", *, bits: float = 11.0) -> Break:
-    return Break(0.001, place, text, "", 0, 0, bits)
+    return Break(0.001, 0.001, "text", place, text, "", 0, 0, bits)
 
 
 def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:

@@ -85,6 +85,33 @@ def test_the_p_value_is_the_fraction_of_normal_lines_with_such_a_break() -> None
     assert found is not None and found.p_value == pytest.approx(2 / 401)
 
 
+def test_new_words_that_are_usual_hide_no_numbers() -> None:
+    lines = [f"{'new' + 'x' * (i // 40) if i % 40 == 0 else 'job'} took {i % 9} ms" for i in range(1000)]
+    known = learned(lines, Masks([]))
+    number, word = find("job took 999 ms", known), find("zebra took 3 ms", known)
+    assert number is not None and number.p_value == pytest.approx(1 / 401)
+    assert word is None or word.p_value > 0.01
+
+
+def test_the_order_of_independent_lines_means_nothing() -> None:
+    lines = [
+        f"{'restart' if i > 1000 and i % 100 == 0 else 'tick'} {i % 7} of {i % 5} done" for i in range(1600)
+    ]
+    masked = [Masked(line, None) for line in lines]
+    in_order, independent = (
+        find("done 1 of 1 done", Successors.fit(masked, lines, are_independent=is_so))
+        for is_so in (False, True)
+    )
+    assert in_order is not None and in_order.p_value == pytest.approx(2 / 641)
+    assert independent is not None and independent.p_value == pytest.approx(1 / 641)
+
+
+def test_what_is_more_improbable_than_in_all_lines_is_estimated_to_be_rarer() -> None:
+    lines = [f"{'GET' if i % 2 else 'PUT'} /{i % 50} of {i % 7}" for i in range(4000)]
+    found = find("zebra /7 of 3", learned(lines, Masks([])))
+    assert found is not None and found.estimated_p < found.p_value / 4 < 1 / 1000
+
+
 def test_an_event_of_several_lines_is_judged_by_its_fingerprint() -> None:
     event = "task {} failed badly\njava.io.IOException: x\n\tat org.me.C.d(C.java)"
     known = learned([event.format(i % 9) for i in range(700)], Masks([]))
@@ -119,6 +146,8 @@ def test_any_lines_can_be_learned_and_read(lines: list[str], line: str) -> None:
         {"contexts": [["a"]]},
         {"lines": None},
         {"strengths": ["x"]},
+        {"strengths": [{"text": -1}]},
+        {"strengths": [{}]},
         {"words": 3},
         {"known": [["a"], 0, []]},
         {"known": [["a"], 0.5, [[["a"], 1]]]},
@@ -134,7 +163,7 @@ def test_impossible_files_are_refused(change: dict[str, object]) -> None:
 
 
 def test_files_of_earlier_versions_know_no_words() -> None:
-    record = json.loads(KNOWN.dump())
+    record = json.loads(KNOWN.dump()) | {"strengths": [9.5, 10.0]}
     del record["known"]
     known = Successors.load(json.dumps(record).encode())
     assert find(LINES[5].replace("/data", "/zebra"), known) is None
