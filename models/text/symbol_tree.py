@@ -1,8 +1,9 @@
 """A binary tree over a vocabulary: characters that occur in similar places are near each other.
 
 Agglomerative information bottleneck (Slonim and Tishby 1999): beginning with single characters, the two
-groups are merged whose merging loses the least information about the characters before and after. Each node
-is a decision between two groups, which contexts predict better than those of a Huffman code.
+groups are merged whose merging loses the least information about the character before, the two before and
+the character after. Each node is a decision between two groups, which contexts predict better than those of
+a Huffman code.
 """
 
 import heapq
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 MAX_MERGED = 256
 """Above this many characters the tree is made by their classes and code points: merging takes time V**3."""
 
+_PAIRS = 2000  # the most frequent pairs of characters before
 _AFTER = 0.3  # weight of the characters after, in units of those before
 _SMALL = 1e-3  # added to each count
 
@@ -39,7 +41,8 @@ def symbol_tree(text: NDArray[np.int32], kinds: NDArray[np.int32]) -> NDArray[np
 def _merged(text: NDArray[np.int32], size: int) -> list[tuple[int, int]]:
     """Return pairs of ids, or of V + the number of an earlier pair."""
     before = np.bincount(text[1:] * size + text[:-1], minlength=size * size).reshape(size, size)
-    vectors = np.concatenate([before, _AFTER * before.T], axis=1)[1:] + _SMALL  # (V - 1, 2V)
+    counts = [before, _AFTER * before.T, _after_pairs(text, size)]
+    vectors = np.concatenate(counts, axis=1)[1:] + _SMALL  # (V - 1, 2V + pairs)
     names = list(range(1, size))
     entropies = _entropies(vectors)
     losses = np.full((size - 1, size - 1), np.inf)
@@ -56,6 +59,18 @@ def _merged(text: NDArray[np.int32], size: int) -> list[tuple[int, int]]:
         losses[:i, i][above] = _losses(vectors, entropies, i, np.flatnonzero(above))
         losses[i, beside] = _losses(vectors, entropies, i, np.flatnonzero(beside))
     return pairs
+
+
+def _after_pairs(text: NDArray[np.int32], size: int) -> NDArray[np.int64]:
+    """Return how often each id follows each of the most frequent pairs of ids, (V, pairs)."""
+    pairs = text[:-2] * size + text[1:-1]
+    counts = np.bincount(pairs, minlength=size * size)
+    frequent = np.argsort(-counts, kind="stable")[: min(_PAIRS, np.count_nonzero(counts))]
+    columns = np.full(size * size, len(frequent))
+    columns[frequent] = np.arange(len(frequent))
+    width = len(frequent) + 1
+    cells = text[2:].astype(np.int64) * width + columns[pairs]
+    return np.bincount(cells, minlength=size * width).reshape(size, width)[:, :-1]
 
 
 def _entropies(vectors: Numbers) -> Numbers:

@@ -44,6 +44,17 @@ def test_characters_of_similar_places_are_near_each_other() -> None:
     assert not of_vowels & of_consonants
 
 
+def test_characters_that_follow_the_same_pairs_are_near_each_other() -> None:
+    """The character before and the one after are alike for all six."""
+    random, groups = np.random.default_rng(0), {"a": "pqr", "c": "stu"}
+    text = "".join(c + "b" + random.choice(list(groups[c])) for c in random.choice(list(groups), 5000))
+    vocabulary = Vocabulary(text)
+    found = paths(symbol_tree(vocabulary.encode(text), np.zeros(len(vocabulary), np.int32)))
+    of_first, of_second = ([found[i] for i in vocabulary.encode(group).tolist()] for group in groups.values())
+    deepest = max(set.intersection(*map(set, of_first)))
+    assert all(deepest not in path for path in of_second)
+
+
 def test_large_vocabularies_are_split_at_half_of_the_weight() -> None:
     text = "".join(chr(0x4E00 + i) for i in range(2000))
     vocabulary = Vocabulary(text)
