@@ -168,6 +168,26 @@ def test_a_label_that_hides_lines_is_confirmed_and_can_be_undone(
     assert alerts_of(service, model)[0]["label"] is None
 
 
+def test_undo_gives_an_earlier_label_back_with_its_runbook(
+    service: PopulatedService, open_window: Open, model: str
+) -> None:
+    record(service, model, "quick brown")
+    [alert] = alerts_of(service, model)
+    path = f"{service.url}/v1/models/{model}/alerts/{alert['id']}/label"
+    before = {"label": "incident", "runbook": "https://example.org/quick"}
+    assert httpx.post(path, json=before).status_code == 200
+    page = open_alerts(service, open_window, f"{model}&state=all")
+    label = details_of(page, "quick").get_by_label("Label")
+    expect(label).to_have_value("incident")
+    label.select_option("normal")
+    page.get_by_role("dialog").get_by_role("button", name="Label as normal").click()
+    expect(label).to_have_value("normal")
+    page.get_by_role("button", name="Undo").click()
+    expect(label).to_have_value("incident")
+    [alert] = alerts_of(service, model)
+    assert {name: alert[name] for name in before} == before
+
+
 def test_a_label_covers_the_values_that_are_ticked(
     service: PopulatedService, open_window: Open, model: str
 ) -> None:
