@@ -1,10 +1,11 @@
 """Events of suggestions next to completions: does the service take them without slowing keystrokes down?
 
-A client types into the API, which completes 20 characters after each key, with and without another process
-that sends events, so many per second, in batches. Both are measured in turn, in an order that alternates;
-each pair gives a ratio of the 99th percentiles. Prints one table and one JSON line.
+A client types into the API, which completes 20 characters after each key, while another process sends so
+many events per second, in batches, to no service, to this one, or to a second one on the same machine, which
+shows what the load on the processors costs by itself. They are measured in turn, in an order that rotates;
+each round gives ratios of the percentiles to those of typing alone. Prints one table and one JSON line.
 
-    python -m benchmarks.events [--network 2x256] [--pairs 10] [--keys 2000] [--per-second 2000]
+    python -m benchmarks.events [--network 2x256] [--rounds 10] [--keys 2000] [--per-second 2000]
 """
 
 import argparse
@@ -30,6 +31,7 @@ _DOCUMENT_CHARACTERS = 100
 _BATCH = 50
 _WARM_UP = 20  # keystrokes
 _KINDS = ("shown", "accepted", "kept")
+_ALONE, _SAME, _OTHER = _HOW = ("alone", "with events", "with events elsewhere")
 
 
 def batch(number: int, model: str) -> list[dict[str, Any]]:
@@ -68,10 +70,13 @@ def send(port: int, model: str, per_second: float, first: int, stop: Event, sent
 
 
 @contextlib.contextmanager
-def sending(api: Api, model: str, per_second: float, first: int) -> Iterator[Any]:
-    """Send events from another process during the block; yield what was sent."""
+def sending(api: Api | None, model: str, per_second: float, first: int) -> Iterator[Any]:
+    """Send events to a service, if any, from another process during the block; yield what was sent."""
     context = multiprocessing.get_context("spawn")
     stop, sent = context.Event(), context.Array("d", 3)
+    if api is None:
+        yield sent
+        return
     process = context.Process(target=send, args=(api.port, model, per_second, first, stop, sent))
     process.start()
     try:
@@ -84,47 +89,44 @@ def sending(api: Api, model: str, per_second: float, first: int) -> Iterator[Any
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the pairs and print the results."""
+    """Measure the rounds and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--network", default="2x256", help="layers x units")
-    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--keys", type=int, default=2000, help="per measurement")
     parser.add_argument("--per-second", type=float, default=2000.0, help="events")
     options = parser.parse_args(arguments)
     saved = random_model(*map(int, options.network.split("x")))
     path, reference = f"/v1/models/{saved.card.name}/complete", f"{saved.card.name}@1"
-    pairs: list[dict[str, dict[str, float]]] = []
-    acknowledged = refused = seconds = 0.0
-    with running_api([saved], model_threads=1) as api:
-        for number in range(options.pairs):
-            pair = {}
-            for how in ("alone", "with events")[:: 1 if number % 2 else -1]:
-                first = number * 1_000_000
-                if how == "alone":
-                    pair[how] = percentiles(_keystrokes(api, path, options.keys))
-                    continue
-                with sending(api, reference, options.per_second, first) as sent:
-                    pair[how] = percentiles(_keystrokes(api, path, options.keys))
-                acknowledged, refused, seconds = acknowledged + sent[0], refused + sent[1], seconds + sent[2]
-            pairs.append(pair)
+    rounds: list[dict[str, dict[str, float]]] = []
+    sent_in_all = [0.0, 0.0, 0.0]  # acknowledged, refused, seconds
+    with running_api([saved], model_threads=1) as api, running_api([saved], model_threads=1) as other:
+        for number in range(options.rounds):
+            one, first = {}, number * 1_000_000
+            for how in _HOW[number % 3 :] + _HOW[: number % 3]:
+                receiver = {_SAME: api, _OTHER: other}.get(how)
+                with sending(receiver, reference, options.per_second, first) as sent:
+                    one[how] = percentiles(_keystrokes(api, path, options.keys))
+                if how == _SAME:
+                    sent_in_all = [before + now for before, now in zip(sent_in_all, sent, strict=True)]
+            rounds.append(one)
         counted = _counted(api, saved.card.name)
-    ratios = {
-        p: sorted(pair["with events"][p] / pair["alone"][p] for pair in pairs) for p in pairs[0]["alone"]
-    }
-    rows = [
-        [how, *(f"{median(pair[how][p] for pair in pairs):.2f} ms" for p in ratios)]
-        for how in ("alone", "with events")
-    ]
-    spread = [f"{median(r):.3f} ({r[0]:.3f} to {r[-1]:.3f})" for r in ratios.values()]
-    print_table(
-        [f"{options.network}, {options.pairs} pairs", "p50", "p99"], [*rows, ["ratio of pairs", *spread]]
-    )
+    acknowledged, refused, seconds = sent_in_all
+    rows = []
+    for how in _HOW:
+        cells = [how]
+        for p in rounds[0][how]:
+            ratios = sorted(one[how][p] / one[_ALONE][p] for one in rounds)
+            spread = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            cells += [f"{median(one[how][p] for one in rounds):.2f} ms", "" if how == _ALONE else spread]
+        rows.append(cells)
+    print_table([f"{options.network}, {options.rounds} rounds", "p50", "ratio", "p99", "ratio"], rows)
     rate = acknowledged / seconds if seconds else 0.0
     print(f"{rate:,.0f} events per second acknowledged, {refused:.0f} refused; counted: {counted:,}")
     print_json_line(
         "events",
         network=options.network,
-        pairs=pairs,
+        rounds=rounds,
         per_second=rate,
         acknowledged=acknowledged,
         refused=refused,
