@@ -144,7 +144,7 @@ bench-suggestions: $(VENV)/.serve ## Is the intended item among those shown? ARG
 	@$(BIN)/python -m benchmarks.suggestions $(ARGS)
 
 .PHONY: bench-events
-bench-events: $(VENV)/.serve ## Events of suggestions next to completions, in interleaved pairs; ARGS="--pairs 20"
+bench-events: $(VENV)/.serve ## Events of suggestions next to completions, in rounds; ARGS="--rounds 20"
 	@$(BIN)/python -m benchmarks.events $(ARGS)
 
 .PHONY: bench-keystrokes
