@@ -355,7 +355,7 @@ def is_unusual(score: LineScore) -> bool:
 def _own_score(score: LineScore, line: LineReading) -> float:
     """Return a line's score without the rarity of its breaks."""
     breaks = line.surprisal.breaks
-    return (score.score or 0.0) + (math.log2(breaks[0].p_value) if breaks else 0.0)
+    return (score.score or 0.0) - (breaks[0].score_bits if breaks else 0.0)
 
 
 def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:

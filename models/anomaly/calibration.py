@@ -12,8 +12,9 @@ against the others, and p = (1 + #{scores >= s}) / (n + 1). If calibration lines
 exchangeable, at most a share p of the new ones gets a p-value of p or less (Vovk et al. 2005). It is at least
 1 / (n + 1), unless the tail of the scores fits a generalized Pareto distribution (`tail`).
 
-**Breaks.** What is not expected in its place (`successors`) has a p-value of its own: -log2 of it is added to
-the score, and the lower of the two p-values counts.
+**Breaks.** What is not expected in its place (`successors`) has a p-value of its own: the lower of the two
+counts. Of records, half of its -log2 is added to the score; of lines in order it is that of the first of a
+kind alone, and would rank what is new and normal above anomalies.
 
 Serialization of a calibration as JSON, for a file of a saved model or a record in storage.
 
@@ -190,8 +191,9 @@ class Calibration:
             own = bucket_of == i
             scores[own] = bucket.score(values[own])
             p[own] = bucket.p_value(scores[own])
-        rarest = np.array([line.breaks[0].p_value if line.breaks else 1.0 for line in lines])
-        return scores - np.log2(rarest), np.minimum(p, rarest)
+        rarest = [line.breaks[0] if line.breaks else None for line in lines]
+        scores += np.array([one.score_bits if one else 0.0 for one in rarest])
+        return scores, np.minimum(p, [one.p_value if one else 1.0 for one in rarest])
 
     def p_value(self, score: float, *, characters: int) -> float:
         """Return the p-value of a score of a line of so many characters."""

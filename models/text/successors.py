@@ -92,6 +92,7 @@ class Break:
             also below the lowest one. kind: of _KINDS. place: what lines that break the same context in the
             same way have in common. text: what broke it. reason: why, in words. start, end: where, in the
             masked line; both 0 in an event of several lines. bits: -log2 of its probability in its context.
+        score_bits: what it adds to the line's score.
     """
 
     p_value: float
@@ -103,6 +104,7 @@ class Break:
     start: int
     end: int
     bits: float
+    score_bits: float = 0.0
 
 
 class _Item(NamedTuple):
@@ -241,7 +243,8 @@ class Successors:
     Args:
         words: those that are themselves in a context. contexts: what followed. known: all words; None: it is
         not known whether one is new, or new ones are usual. strengths: of those lines that have a break,
-        among the `lines` that show how often there are breaks.
+        among the `lines` that show how often there are breaks. are_independent: whether each of these counts,
+        so that a p-value is that of any line.
     """
 
     def __init__(
@@ -251,9 +254,11 @@ class Successors:
         known: _Words | None,
         strengths: Sequence[Strengths],
         lines: int,
+        *,
+        are_independent: bool = False,
     ) -> None:
         self._words, self._contexts, self._known = words, contexts, known
-        self._strengths, self._lines = strengths, lines
+        self._strengths, self._lines, self._are_independent = strengths, lines, are_independent
         self._by_kind: dict[str, list[float]] = {}
         for line in strengths:
             for kind, bits in line.items():
@@ -286,7 +291,9 @@ class Successors:
             if not are_independent:
                 seen.update(one.place for one in found)
             strengths += [new] if new else []
-        return cls(words, _followers(lines, words), _Words.of(lines, words), strengths, len(rest))
+        known = _Words.of(lines, words)
+        closed = _followers(lines, words)
+        return cls(words, closed, known, strengths, len(rest), are_independent=are_independent)
 
     def find(self, masked: Masked, original: str) -> tuple[Break, ...]:
         """Return the breaks of a line, or of an event's fingerprint, the most improbable first."""
@@ -328,7 +335,8 @@ class Successors:
         rarity = self._rarity(kind, bits)
         p = (1 + bisect_right(self._rarest, rarity)) / (self._lines + 1)
         start, end = (item.start, item.end) if line.is_whole else (0, 0)
-        return Break(p, min(p, rarity), kind, f"{kind} {item.context}", item.text, reason, start, end, bits)
+        place, score_bits = f"{kind} {item.context}", -log2(p) / 2 if self._are_independent else 0.0
+        return Break(p, min(p, rarity), kind, place, item.text, reason, start, end, bits, score_bits)
 
     def _rarity(self, kind: str, bits: float) -> float:
         """Return the fraction of normal lines that have a break of a kind with so many bits.
@@ -352,6 +360,7 @@ class Successors:
             "known": self._known and self._known.dump(),
             "strengths": self._strengths,
             "lines": self._lines,
+            "are_independent": self._are_independent,
         }
         return json.dumps(record, separators=(",", ":")).encode()
 
@@ -367,7 +376,9 @@ class Successors:
             contexts = {tuple(map(str, context)): _loaded(rest) for context, *rest in record["contexts"]}
             known = _known(*record["known"]) if record.get("known") else None
             strengths = list(map(_strengths, record["strengths"]))
-            return cls(frozenset(map(str, record["words"])), contexts, known, strengths, int(record["lines"]))
+            words, lines = frozenset(map(str, record["words"])), int(record["lines"])
+            are_independent = bool(record.get("are_independent"))
+            return cls(words, contexts, known, strengths, lines, are_independent=are_independent)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ def test_false_alarm_rate_is_the_requested_one() -> None:
 
 def test_a_break_makes_a_line_rarer() -> None:
     lines = random_lines(np.random.default_rng(0), 300)
-    calibration, found = calibrate(lines), Break(2**-9, 2**-12, "text", "", "", "", 0, 0, 11.0)
+    calibration, found = calibrate(lines), Break(2**-9, 2**-12, "text", "", "", "", 0, 0, 11.0, 4.5)
     scores, p = calibration.score([lines[0], replace(lines[0], breaks=(found,))])
-    assert scores[1] == pytest.approx(scores[0] + 9) and p[1] == min(p[0], 2**-9)
+    assert scores[1] == pytest.approx(scores[0] + 4.5) and p[1] == min(p[0], 2**-9)
 
 
 def test_duplicates_that_differ_by_rounding_are_no_alarms() -> None:

@@ -1,6 +1,7 @@
 """What follows what in a log's lines, and what breaks it."""
 
 import json
+import math
 import random
 
 import pytest
@@ -104,6 +105,15 @@ def test_the_order_of_independent_lines_means_nothing() -> None:
     )
     assert in_order is not None and in_order.p_value == pytest.approx(2 / 641)
     assert independent is not None and independent.p_value == pytest.approx(1 / 641)
+
+
+def test_breaks_of_independent_lines_alone_enter_the_score() -> None:
+    lines = [f"tick {i % 7} of {i % 5} done" for i in range(1600)]
+    masked = [Masked(line, None) for line in lines]
+    for are_independent, bits in ((False, 0.0), (True, math.log2(641) / 2)):
+        known = Successors.fit(masked, lines, are_independent=are_independent)
+        found = find("tick 1 of 1 lost", Successors.load(known.dump()))
+        assert found is not None and found.score_bits == pytest.approx(bits)
 
 
 def test_what_is_more_improbable_than_in_all_lines_is_estimated_to_be_rarer() -> None:
