@@ -61,6 +61,7 @@ MAX_CHARACTERS = 2_000_000
 
 _MAX_BYTES = 64 << 20  # of the arrays
 _OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
+_OLD_ROWS = 1128  # of weights
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -220,7 +221,8 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         text = arrays["text"]
         _check_text(text, size)
         kept = text.astype(np.int32)
-        if "children" not in arrays or arrays["maps"].shape in _OLD_MAPS:
+        is_old = "children" not in arrays or arrays["maps"].shape in _OLD_MAPS
+        if is_old or len(arrays["weights"]) == _OLD_ROWS:
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)
