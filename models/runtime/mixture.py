@@ -155,9 +155,14 @@ def _tables(
 def _empty_table(count: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Return an empty hash table for so many elements, and how many of them fit into each of its parts."""
     size = int(count / _FILLED) + 1
-    parts = 1 << min(max(size.bit_length() - 1 - PART_SLOT_BITS, 0), MAX_PART_BITS)
-    size = -(-size // parts)
-    return np.zeros(parts * size, np.uint32), np.full(parts, size - 1)
+    size += -size % _parts(size)  # which may be the next power of two, with more parts
+    parts = _parts(size)
+    return np.zeros(size, np.uint32), np.full(parts, size // parts - 1)
+
+
+def _parts(size: int) -> int:
+    """Return of how many parts a hash table of a size is, as `part_of` finds them."""
+    return 1 << min(max(size.bit_length() - 1 - PART_SLOT_BITS, 0), MAX_PART_BITS)
 
 
 def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
