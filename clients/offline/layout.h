@@ -106,10 +106,11 @@ static const int PLACE_STEPS[] = {5, 9, 20};
 #define MAX_PART_BITS 10
 #define PART_SLOT_BITS 9
 #define GROUPS 256
-enum { SET_STARTS_COUNT = 6 };
-static const int SET_STARTS[] = {0, 256, 512, 552, 744, 872};
-#define SETS 6
-#define WEIGHT_ROWS 1128
+#define PAIRS 2048
+enum { SET_STARTS_COUNT = 7 };
+static const int SET_STARTS[] = {0, 256, 2304, 4352, 4392, 4584, 4712};
+#define SETS 7
+#define WEIGHT_ROWS 4968
 #define ODDS_STEPS 24
 enum { LAST_STARTS_COUNT = 5 };
 static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
@@ -117,8 +118,8 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define LAST_ROWS 600
 #define PREDICTED 11372
 #define SHIFTS 11373
-#define CURVATURES 11419
-#define PREDICTION 11465
+#define CURVATURES 11420
+#define PREDICTION 11467
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
@@ -297,4 +298,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 1125532467
+#define PACK_LAYOUT 360580802

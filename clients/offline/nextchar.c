@@ -1588,12 +1588,13 @@ static void choose_sets(nc *m, const i32 *row, int node, const f32 *own, int by_
   int rank = min(m->characters[4 * c1 + RANK], GROUPS - 1), group = min(node, GROUPS - 1);
   i32 *chosen = m->chosen;
   chosen[0] = SET_STARTS[0] + group;
-  chosen[1] = SET_STARTS[1] + min(m->characters[4 * c2 + RANK], GROUPS - 1);
-  chosen[2] = SET_STARTS[2] + by_match;
-  chosen[3] = SET_STARTS[3] + 8 * known + kind;
-  chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + kind;
+  chosen[1] = SET_STARTS[1] + (331 * c1 + 7919 * node) % PAIRS;
+  chosen[2] = SET_STARTS[2] + (331 * c2 + 7919 * node) % PAIRS;
+  chosen[3] = SET_STARTS[3] + by_match;
+  chosen[4] = SET_STARTS[4] + 8 * known + kind;
+  chosen[5] = SET_STARTS[5] + 8 * min(row[LETTERS], 15) + kind;
   int column = m->characters[BRACKET_KIND] ? row[LINE_COLUMN] : row[LINE_COLUMN] >> 3;
-  chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7);
+  chosen[6] = SET_STARTS[6] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7);
   f32 odds = minf(maxf(by_backoff, -8.0f), 8.0f) * (f32)(ODDS_STEPS / 16.0);
   chosen[SETS] = LAST_STARTS[0] + group;
   chosen[SETS + 1] = LAST_STARTS[1] + by_match;

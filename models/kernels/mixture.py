@@ -64,6 +64,7 @@ from nextchar.models.kernels.mixture_arguments import (
     NEWEST,
     ODDS_STEPS,
     ORDERS,
+    PAIRS,
     PLACE_STEPS,
     PRECISION,
     PREDICTED,
@@ -495,7 +496,7 @@ def _write_backoffs(own, share, followed, learned, parts, inputs):  # type: igno
 @inline_borrowing
 def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen):  # type: ignore[no-untyped-def]
     """Choose the rows of the weights."""
-    c1, c2 = past[HISTORY_CHARACTERS - 1], past[HISTORY_CHARACTERS - 2]
+    c1, c2 = np.int64(past[HISTORY_CHARACTERS - 1]), np.int64(past[HISTORY_CHARACTERS - 2])
     longest, is_certain = 0, 0
     for k in range(len(ORDERS)):
         n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
@@ -503,12 +504,13 @@ def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen)
             longest, is_certain = k + 1, 2 if n0 == 0 or n1 == 0 else 1
     known = 3 * longest + is_certain
     chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1)
-    chosen[1] = SET_STARTS[1] + min(characters[c2, RANK], GROUPS - 1)
-    chosen[2] = SET_STARTS[2] + by_match
-    chosen[3] = SET_STARTS[3] + 8 * known + characters[c1, KIND]
-    chosen[4] = SET_STARTS[4] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
+    chosen[1] = SET_STARTS[1] + (331 * c1 + 7919 * node) % PAIRS
+    chosen[2] = SET_STARTS[2] + (331 * c2 + 7919 * node) % PAIRS
+    chosen[3] = SET_STARTS[3] + by_match
+    chosen[4] = SET_STARTS[4] + 8 * known + characters[c1, KIND]
+    chosen[5] = SET_STARTS[5] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
     column = row[LINE_COLUMN] if characters[0, BRACKET_KIND] != 0 else row[LINE_COLUMN] >> 3
-    chosen[5] = SET_STARTS[5] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7)
+    chosen[6] = SET_STARTS[6] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7)
     odds = min(max(by_backoff, np.float32(-8)), np.float32(8)) * np.float32(ODDS_STEPS / 16)
     chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1)
     chosen[SETS + 1] = LAST_STARTS[1] + by_match

@@ -175,12 +175,15 @@ found of a key depends on the other keys of its part alone, so a part can be mad
 GROUPS = 256
 """Nodes and characters that have weights of their own; rarer ones share the last."""
 
-SET_STARTS = (0, GROUPS, *(2 * GROUPS + n for n in (0, 40, 232, 360)))
-"""Rows of the weights: by node; by the character before the last one; by the matches; by the longest known
-order, whether it is certain, and the class of the last character; by the length of the word and that class;
-by the number of the field and the column."""
+PAIRS = 2048
+"""Weights for characters and nodes together, by a hash."""
+
+SET_STARTS = (0, GROUPS, GROUPS + PAIRS, *(GROUPS + 2 * PAIRS + n for n in (0, 40, 232, 360)))
+"""Rows of the weights: by node; by node and the last character; by node and the one before; by the matches;
+by the longest known order, whether it is certain, and the class of the last character; by the length of the
+word and that class; by the number of the field and the column."""
 SETS = len(SET_STARTS)
-WEIGHT_ROWS = 2 * GROUPS + 360 + 256
+WEIGHT_ROWS = GROUPS + 2 * PAIRS + 360 + 256
 
 ODDS_STEPS = 24
 """Steps of the logarithm of the odds of the last estimate, between -8 and 8."""

@@ -61,6 +61,7 @@ MAX_CHARACTERS = 2_000_000
 
 _MAX_BYTES = 64 << 20  # of the arrays
 _OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
+_OLD_ROWS = 1128  # of weights
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -154,9 +155,14 @@ def _tables(
 def _empty_table(count: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """Return an empty hash table for so many elements, and how many of them fit into each of its parts."""
     size = int(count / _FILLED) + 1
-    parts = 1 << min(max(size.bit_length() - 1 - PART_SLOT_BITS, 0), MAX_PART_BITS)
-    size = -(-size // parts)
-    return np.zeros(parts * size, np.uint32), np.full(parts, size - 1)
+    size += -size % _parts(size)  # which may be the next power of two, with more parts
+    parts = _parts(size)
+    return np.zeros(size, np.uint32), np.full(parts, size // parts - 1)
+
+
+def _parts(size: int) -> int:
+    """Return of how many parts a hash table of a size is, as `part_of` finds them."""
+    return 1 << min(max(size.bit_length() - 1 - PART_SLOT_BITS, 0), MAX_PART_BITS)
 
 
 def _up(children: NDArray[np.int32], size: int) -> NDArray[np.int32]:
@@ -220,7 +226,8 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         text = arrays["text"]
         _check_text(text, size)
         kept = text.astype(np.int32)
-        if "children" not in arrays or arrays["maps"].shape in _OLD_MAPS:
+        is_old = "children" not in arrays or arrays["maps"].shape in _OLD_MAPS
+        if is_old or len(arrays["weights"]) == _OLD_ROWS:
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)

@@ -32,6 +32,7 @@ from nextchar.models.kernels.mixture_arguments import (
     MAX_RECENT,
     OPENING,
     ORDERS,
+    PAIRS,
     PRECISION,
     QUOTE,
     RARE_CONTEXTS,
@@ -426,7 +427,8 @@ class SlowMixture:
         known = 3 * longest + certain
         column = self.reader.column // (1 if self.reader.bracket_kinds[0] else 8)
         rows = np.array(SET_STARTS) + np.array([
-            min(node, 255), min(self.ranks[c2], 255), 4 * best + agree, 8 * known + self.kinds[c1],
+            min(node, 255), (331 * c1 + 7919 * node) % PAIRS, (331 * c2 + 7919 * node) % PAIRS,
+            4 * best + agree, 8 * known + self.kinds[c1],
             8 * (0 if self.reader.gap else min(len(self.reader.word), 15)) + self.kinds[c1],
             8 * min(self.reader.number, 31) + min(column, 7),
         ])  # fmt: skip

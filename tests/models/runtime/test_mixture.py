@@ -367,6 +367,7 @@ def test_file_survives_a_round_trip() -> None:
         LEARNED._asdict() | {"maps": LEARNED.maps[:12, :256]},
         LEARNED._asdict() | {"maps": LEARNED.maps[:14, :256]},
         LEARNED._asdict() | {"maps": LEARNED.maps[:14]},
+        LEARNED._asdict() | {"weights": LEARNED.weights[:1128], "last_weights": LEARNED.last_weights[:, :6]},
     ],
 )
 def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
@@ -380,6 +381,14 @@ def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(lea
     targets = VOCABULARY.encode(TEXT)[1:, None]
     bits = -np.log2(np.take_along_axis(softmax(logits[:-1, 0]), targets - 1, 1))
     assert bits.mean() < 1
+
+
+@pytest.mark.parametrize("size", [1, 700, (1 << 12) - 3, (1 << 18) - 100, 1 << 18, (1 << 20) - 5, 3_000_000])
+def test_hash_tables_have_the_parts_that_kernels_find(size: int) -> None:
+    slots, left = mixture._empty_table(int(size * 0.7))
+    parts = 1 << min(max(len(slots).bit_length() - 10, 0), 10)  # as `part_of` does
+    assert len(left) == parts and len(slots) % parts == 0
+    assert (left == len(slots) // parts - 1).all() and left.sum() >= int(size * 0.7)
 
 
 def test_kept_text_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
