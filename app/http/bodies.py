@@ -195,7 +195,7 @@ def validate_body(adapter: TypeAdapter[Any], value: Any) -> Any:
 class FastPaths:
     """Serves valid small requests of routes with a fast path at once, and passes the others on to `app`.
 
-    One that is invalid goes on with the body that was read, so FastAPI answers it as any other.
+    An invalid request is passed on with the body that was read, and FastAPI answers it.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import re
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Collection
 from functools import lru_cache
 from random import getrandbits
@@ -32,7 +33,7 @@ _METHODS_WITHOUT_BODY = ("GET", "HEAD")  # no route reads a body with these
 _VALID_REQUEST_ID = re.compile(r"[\w.-]{1,128}", re.ASCII)
 
 
-class HttpMiddleware:
+class HttpMiddleware(ABC):
     """The base class: plain ASGI, so that streams and disconnects pass through unchanged."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,8 +44,8 @@ class HttpMiddleware:
         """Serve one request; pass on other connections."""
         return (self._serve if scope["type"] == "http" else self._app)(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
 
 class RequestId(HttpMiddleware):

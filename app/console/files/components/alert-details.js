@@ -94,8 +94,8 @@ export function alertDetails({ signal, onDecided, onClose }) {
   }
 
   function draw() {
-    const shown = alert.title.replaceAll(/[»«…]/g, "");
-    const rarest = alert.examples.find(({ line }) => line.replaceAll(/[»«…]/g, "").includes(shown)) ?? alert.examples[0];
+    const title = withoutMarks(alert.title);
+    const rarest = alert.examples.find(({ line }) => withoutMarks(line).includes(title)) ?? alert.examples[0];
     replace(
       node,
       h(
@@ -159,4 +159,9 @@ export function alertDetails({ signal, onDecided, onClose }) {
 /** Return the address of the lines of an alert. */
 function linesAddress({ model, id }) {
   return `#/live?${new URLSearchParams({ model, alert: id })}`;
+}
+
+/** A line or a title without the marks of what is anomalous, and of what was cut. */
+function withoutMarks(text) {
+  return text.replaceAll(/[»«…]/g, "");
 }
