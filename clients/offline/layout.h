@@ -21,6 +21,11 @@ enum { RECENT_CONTEXTS_COUNT = 12 };
 static const int RECENT_CONTEXTS[] = {0, 1, 2, 3, 4, 5, 6, 8, 11, 10, 12, 13};
 enum { RECENT_OF_COUNT = 15 };
 static const int RECENT_OF[] = {0, 1, 2, 3, 4, 5, 6, -1, 7, -1, 9, 8, 10, 11, -1};
+enum { RUN_CONTEXTS_COUNT = 9 };
+static const int RUN_CONTEXTS[] = {1, 2, 3, 4, 5, 6, 11, 12, 13};
+#define RUNS 9
+enum { RUN_OF_COUNT = 15 };
+static const int RUN_OF[] = {-1, 0, 1, 2, 3, 4, 5, -1, -1, -1, -1, 6, 7, 8, -1};
 #define MAX_RECENT 32
 #define MATCH_CHARACTERS 7
 #define HISTORY_MATCH_CHARACTERS 4
@@ -69,15 +74,18 @@ static const int RECENT_OF[] = {0, 1, 2, 3, 4, 5, 6, -1, 7, -1, 9, 8, 10, 11, -1
 #define RESUMED_ID 4
 #define RESUMED_BUCKET 5
 #define MATCHES 3
-#define FEATURES 6
+#define PREDICTIONS 12
+#define FEATURES 24
 #define BUCKETS 16
+#define RUN_STATES 64
+#define MATCH_STATES 624
 #define BEFORE_0 0
 #define BEFORE_1 15
 #define RECENT_0 30
 #define RECENT_1 42
 #define NEWEST 54
 #define MATCHED 66
-#define COUNT_COLUMNS 69
+#define COUNT_COLUMNS 78
 enum { BACKOFF_CONTEXTS_COUNT = 33 };
 static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 9, 8, 1, 10, 11, 0, 1, 2, 5, 3, 6, 4, 7, 0, 1, 14, 13, 12, 10, 9, 8, 13, 12, 11, 5, 6, 7};
 enum { BACKOFF_STARTS_COUNT = 7 };
@@ -98,10 +106,10 @@ enum { PLACE_STEPS_COUNT = 3 };
 static const int PLACE_STEPS[] = {5, 9, 20};
 #define BY_RECENT 15
 #define BY_MATCH 27
-#define BY_BACKOFF 30
-#define CONSTANT 36
-#define BY_NETWORK 37
-#define INPUTS 40
+#define BY_BACKOFF 39
+#define CONSTANT 45
+#define BY_NETWORK 46
+#define INPUTS 48
 #define MAX_COUNT 32767
 #define MAX_PART_BITS 10
 #define PART_SLOT_BITS 9
@@ -118,8 +126,8 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define LAST_ROWS 600
 #define PREDICTED 11372
 #define SHIFTS 11373
-#define CURVATURES 11420
-#define PREDICTION 11467
+#define CURVATURES 11428
+#define PREDICTION 11483
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
@@ -298,4 +306,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 360580802
+#define PACK_LAYOUT 3068800783u

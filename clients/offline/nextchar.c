@@ -337,7 +337,7 @@ struct nc {
   f32 *logits, *shares, *below, *masses, *decisions, *inputs, *outputs, *counts, *picked;
   i32 *touched, *order;
   u8 *is_touched, *decided;
-  i32 features[FEATURES], states[CONTEXTS + RECENT + MATCHES], chosen[SETS + LAST_SETS];
+  i32 features[FEATURES], states[CONTEXTS + RECENT + PREDICTIONS], chosen[SETS + LAST_SETS];
   f32 followed[5][CONTEXTS], learned[4][LEARNED_SHARES];
   int has_counts, has_decisions;
   /* the row that is read: the network's h and c, then the mixture's, then the network's logits */
@@ -515,7 +515,7 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
     m->children = exactly(file, PACK_CHILDREN, 0, 8 * nodes);
     m->maps = exactly(file, PACK_MAPS, 0, 4 * CONTEXTS * MAP_STATES);
     m->recent_maps = exactly(file, PACK_RECENT_MAPS, 0, 4 * RECENT * RECENT_STATES);
-    m->match_maps = exactly(file, PACK_MATCH_MAPS, 0, 4 * MATCHES * BUCKETS);
+    m->match_maps = exactly(file, PACK_MATCH_MAPS, 0, 4 * MATCH_STATES);
     m->weights = exactly(file, PACK_MIXER_WEIGHTS, 0, 4 * (u64)WEIGHT_ROWS * INPUTS);
     m->last_weights = exactly(file, PACK_LAST_WEIGHTS, 0, 4 * (u64)LAST_ROWS * SETS);
     m->adaptation = exactly(file, PACK_ADAPTATION, 0, 4 * ADAPTATION);
@@ -1371,7 +1371,17 @@ static void add_recent(nc *m, int j, int c, int times) {
   }
 }
 
-/* Count what followed the contexts, and how much and how many different ids in rows of `followed`. */
+/* Let the run of context k, if it has one, predict id c. */
+static void write_run(nc *m, int k, int c, i64 steps, int is_known, int has_others) {
+  int run = RUN_OF[k];
+  if (run < 0 || c >= m->V) return; /* of a table in a damaged file */
+  m->features[2 * (MATCHES + run)] = c;
+  m->features[2 * (MATCHES + run) + 1] =
+      MATCHES * BUCKETS + RUN_STATES * run + (steps < 15 ? 4 * (int)steps : 60) + 2 * is_known + has_others;
+}
+
+/* Count what followed the contexts, and how much and how many different ids in rows of `followed`; let the
+   most frequent ids be what the runs predict. */
 static void gather_known(nc *m, const i32 *row) {
   i64 starts[CONTEXTS];
   for (int k = 0; k < CONTEXTS; k++) {
@@ -1386,24 +1396,32 @@ static void gather_known(nc *m, const i32 *row) {
       int c = is_rare ? 0 : single_of(m, row[KEYS + k]);
       if (c > 0) {
         m->followed[0][k] = m->followed[1][k] = 1.0f;
+        write_run(m, k, c, 1, 1, 0);
         add_known(m, k, c, 1.0f);
       }
       continue;
     }
+    int best = 0;
+    f32 most = 0;
     for (u32 entry = 0; entry < (u32)1 << 31 && at < m->entries_count; at++) {
       entry = m->entries[at];
       f32 count = (f32)((entry >> 16) & 0x7FFF);
+      if (count > most) best = (int)(entry & 0xFFFF), most = count;
       if (count > 0) {
         m->followed[0][k] += count;
         m->followed[1][k] += 1.0f;
         add_known(m, k, (int)(entry & 0xFFFF), count);
       }
     }
+    i64 total = (i64)m->followed[0][k];
+    int is_only = m->followed[1][k] == 1;
+    if (total > 0) write_run(m, k, best, is_only ? total : 16 * (i64)most / total, 1, !is_only);
   }
 }
 
 typedef struct { /* what followed a context in the history */
-  int places, different, ids[MAX_RECENT], times[MAX_RECENT]; /* the newest first */
+  int places, different, run; /* up to the first with another id */
+  int ids[MAX_RECENT], times[MAX_RECENT]; /* the newest first */
 } noted;
 
 static void note(noted *found, int c) {
@@ -1413,12 +1431,14 @@ static void note(noted *found, int c) {
   if (i == found->different) found->ids[found->different++] = c, found->times[i] = 0;
   found->times[i] += 1;
   found->places += 1;
+  found->run += found->different == 1;
 }
 
 static void add_noted(nc *m, int j, const noted *found) {
   for (int i = 0; i < found->different; i++) add_recent(m, j, found->ids[i], found->times[i]);
   m->followed[2][RECENT_CONTEXTS[j]] = (f32)found->places;
   m->followed[4][RECENT_CONTEXTS[j]] = (f32)found->different;
+  if (found->places) write_run(m, RECENT_CONTEXTS[j], found->ids[0], found->run, 0, found->different > 1);
 }
 
 static void gather_recent(nc *m, const i32 *row) {
@@ -1426,7 +1446,7 @@ static void gather_recent(nc *m, const i32 *row) {
   const u16 *end = past + HISTORY_CHARACTERS;
   u16 last = end[-1];
   noted orders[ORDERS_COUNT], other;
-  for (int j = 0; j < ORDERS_COUNT; j++) orders[j].places = orders[j].different = 0;
+  for (int j = 0; j < ORDERS_COUNT; j++) orders[j].places = orders[j].different = orders[j].run = 0;
   for (int block = 0; block < read_blocks(row) && last; block++) {
     int first = (int)(block_of(end, block) - past);
     u64 pairs = pairs_of(end, block);
@@ -1442,7 +1462,7 @@ static void gather_recent(nc *m, const i32 *row) {
   for (int j = 0; j < ORDERS_COUNT; j++) add_noted(m, j, &orders[j]);
   for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += KEY_CHARACTERS) {
     u16 key = (u16)(row[KEYS + RECENT_KEYS[j]] & 0xFFFF);
-    other.places = other.different = 0;
+    other.places = other.different = other.run = 0;
     for (int block = 0; block < KEY_BLOCKS && other.places < MAX_RECENT; block++) {
       const u16 *first = block_of(end, block) + 1;
       u64 mask = equal_mask(block_of(keys + KEY_CHARACTERS, block) + 1, key);
@@ -1494,14 +1514,15 @@ static void gather(nc *m, const i32 *row) {
   forget(m);
   m->has_counts = 1;
   write_features(m, row, past_of((i32 *)(size_t)row));
-  for (int i = 0; i < MATCHES; i++)
+  zero(m->features + 2 * MATCHES, 8 * RUNS);
+  zero(m->followed, sizeof m->followed);
+  gather_known(m, row);
+  gather_recent(m, row);
+  for (int i = 0; i < PREDICTIONS; i++)
     for (int at = m->up[m->features[MATCH_ID + 2 * i]]; at >= 0; at = m->up[m->V + (at >> 1)]) {
       touch(m, at >> 1);
       m->counts[(at >> 1) * COUNT_COLUMNS + MATCHED + i] = (f32)(1 + (at & 1));
     }
-  zero(m->followed, sizeof m->followed);
-  gather_known(m, row);
-  gather_recent(m, row);
   write_learned(m);
   weigh_counts(m);
 }
@@ -1527,15 +1548,16 @@ static void write_recent(const nc *m, const f32 *own, i32 *states, f32 *inputs) 
   }
 }
 
-static int write_matches(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
+static int write_predicted(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
   int sides = 0, best = 0;
-  for (int i = 0; i < MATCHES; i++) {
+  for (int i = 0; i < PREDICTIONS; i++) {
     int side = (int)own[MATCHED + i], bucket = m->features[MATCH_BUCKET + 2 * i];
     states[CONTEXTS + RECENT + i] = bucket;
     f32 z = m->match_maps[bucket];
     inputs[BY_MATCH + i] = side == 0 ? 0.0f : side == 2 ? z : -z;
+    if (side == 0 || i >= MATCHES) continue;
     sides |= side;
-    if (side > 0) best = max(best, 1 + ((bucket & (BUCKETS - 1)) >> 1));
+    best = max(best, 1 + ((bucket & (BUCKETS - 1)) >> 1));
   }
   return 4 * best + sides;
 }
@@ -1612,7 +1634,7 @@ static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
   f32 *inputs = m->inputs + node * INPUTS, *outputs = m->outputs + node * SETS;
   write_known(m, own, m->states, inputs);
   write_recent(m, own, m->states, inputs);
-  int by_match = write_matches(m, own, m->states, inputs);
+  int by_match = write_predicted(m, own, m->states, inputs);
   write_backoffs(m, own, m->text_shares + 2 * node, inputs);
   inputs[CONSTANT] = 0.4f;
   inputs[BY_NETWORK] = by_network;

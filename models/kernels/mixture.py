@@ -69,6 +69,7 @@ from nextchar.models.kernels.mixture_arguments import (
     PRECISION,
     PREDICTED,
     PREDICTION,
+    PREDICTIONS,
     RANK,
     RARE_CONTEXTS,
     RECENT,
@@ -78,6 +79,8 @@ from nextchar.models.kernels.mixture_arguments import (
     RECENT_KEYS,
     RECENT_OF,
     RECENT_WEIGHT,
+    RUN_OF,
+    RUN_STATES,
     SET_STARTS,
     SETS,
     SHIFTS,
@@ -117,7 +120,7 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     """
     counts = np.zeros((nodes, COUNT_COLUMNS), np.float32)
     touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
-    features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + MATCHES, np.int32)
+    features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + PREDICTIONS, np.int32)
     inputs, chosen, outputs = (
         np.zeros((nodes, INPUTS), np.float32),
         np.zeros(SETS + LAST_SETS, np.int64),
@@ -125,7 +128,7 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     )
     held, decided, decisions = np.zeros(2, np.int64), np.zeros(nodes, np.uint8), np.empty(nodes, np.float32)
     shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
-    masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(CONTEXTS, np.int64)
+    masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(max(CONTEXTS, 3 * _ORDERS), np.int64)
     followed, parts = np.zeros((5, CONTEXTS), np.float32), np.empty((3, CONTEXTS), np.float32)
     found = np.empty((2 * _ORDERS, MAX_RECENT), np.int32)
     states_of, learned = np.zeros((2, CONTEXTS), np.int32), np.zeros((4, LEARNED_SHARES), np.float32)
@@ -184,11 +187,23 @@ def _add_recent(up, size, first, counts, touched, is_touched, j, c, times):  # t
 
 
 @inline_borrowing
+def _write_run(features, k, c, steps, is_known, has_others):  # type: ignore[no-untyped-def]
+    """Let the run of context k, if it has one, predict id c; see RUN_CONTEXTS and RUN_STATES."""
+    run = RUN_OF[k]
+    if run >= 0:
+        at, state = 2 * (MATCHES + run), 4 * min(steps, 15) + 2 * is_known + has_others
+        features[at], features[at + 1] = c, MATCHES * BUCKETS + RUN_STATES * run + state
+
+
+@inline_borrowing
 def _gather_known(  # type: ignore[no-untyped-def]
-    slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+    slots, singles, entries, up, size, first, row, starts, features, followed, counts, touched, is_touched
 ):
-    """Count what followed the contexts, and how much and how many different ids in rows of `followed`."""
-    followed[:] = 0
+    """Count what followed the contexts, and how much and how many different ids in rows of `followed`.
+
+    Write the most frequent ids into `features`.
+    """
+    followed[:], features[2 * MATCHES :] = 0, 0
     for k in range(CONTEXTS):
         starts[k] = entries_of(slots, entries, np.uint64(np.uint32(row[KEYS + k])))
         prefetch(entries, max(starts[k], np.int64(0)))
@@ -200,9 +215,11 @@ def _gather_known(  # type: ignore[no-untyped-def]
             c = single_of(singles, np.uint64(np.uint32(row[KEYS + k])))
             if c > 0:
                 followed[0, k] = followed[1, k] = 1
+                _write_run(features, k, c, 1, 1, 0)
                 _add_known(up, size, first, counts, touched, is_touched, k, c, np.float32(1))
             continue
         is_last, total, different = False, np.float32(0), np.float32(0)
+        best, most = np.int64(0), np.float32(0)
         while not is_last:
             entry = entries[at]
             is_last = entry >= np.uint32(1 << 31)
@@ -211,9 +228,13 @@ def _gather_known(  # type: ignore[no-untyped-def]
                 c = np.int64(entry & np.uint32(0xFFFF))
                 total += count
                 different += np.float32(1)
+                best, most = (c, count) if count > most else (best, most)
                 _add_known(up, size, first, counts, touched, is_touched, k, c, count)
             at += 1
         followed[0, k], followed[1, k] = total, different
+        if total > 0:
+            steps = np.int64(total) if different == 1 else 16 * np.int64(most) // np.int64(total)
+            _write_run(features, k, best, steps, 1, different > 1)
 
 
 @inline_borrowing
@@ -221,26 +242,32 @@ def _note(found, seen, j, c):  # type: ignore[no-untyped-def]
     """Note that id c is at one more place of a context, if these are not too many.
 
     Rows 2j and 2j + 1 of `found` have the different ids, the newest first, and how often each was found;
-    `seen` the numbers of places and of different ids.
+    `seen` the numbers of places, of different ids, and of places up to the first with another id.
     """
-    if seen[2 * j] < MAX_RECENT:
-        different, i = seen[2 * j + 1], 0
+    if seen[3 * j] < MAX_RECENT:
+        different, i = seen[3 * j + 1], 0
         while i < different and found[2 * j, i] != c:
             i += 1
         if i == different:
             found[2 * j, i], found[2 * j + 1, i] = c, 0
-            seen[2 * j + 1] += 1
+            seen[3 * j + 1] += 1
         found[2 * j + 1, i] += 1
-        seen[2 * j] += 1
+        seen[3 * j] += 1
+        seen[3 * j + 2] += seen[3 * j + 1] == 1
 
 
 @inline_borrowing
-def _add_noted(up, size, first, j, found, seen, r, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+def _add_noted(  # type: ignore[no-untyped-def]
+    up, size, first, j, found, seen, r, features, followed, counts, touched, is_touched
+):
     """Add what was noted as `_note` number r to the counts of context j of the history, and forget it."""
-    for i in range(seen[2 * r + 1]):
+    k = RECENT_CONTEXTS[j]
+    for i in range(seen[3 * r + 1]):
         _add_recent(up, size, first, counts, touched, is_touched, j, found[2 * r, i], found[2 * r + 1, i])
-    followed[2, RECENT_CONTEXTS[j]], followed[4, RECENT_CONTEXTS[j]] = seen[2 * r], seen[2 * r + 1]
-    seen[2 * r] = seen[2 * r + 1] = 0
+    followed[2, k], followed[4, k] = seen[3 * r], seen[3 * r + 1]
+    if seen[3 * r] > 0:
+        _write_run(features, k, found[2 * r, 0], seen[3 * r + 2], 0, seen[3 * r + 1] > 1)
+    seen[3 * r : 3 * r + 3] = 0
 
 
 @inline_borrowing
@@ -262,12 +289,17 @@ def _note_orders(row, past, found, seen):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _gather_recent(up, size, first, row, past, keys, found, seen, followed, counts, touched, is_touched):  # type: ignore[no-untyped-def]
-    """Count what followed the contexts in the history, and how much in a row of `followed`."""
+def _gather_recent(  # type: ignore[no-untyped-def]
+    up, size, first, row, past, keys, found, seen, features, followed, counts, touched, is_touched
+):
+    """Count what followed the contexts in the history, and how much in a row of `followed`.
+
+    Write the newest ids into `features`.
+    """
     seen[:], newest = 0, past[HISTORY_CHARACTERS - KEY_CHARACTERS :]
     _note_orders(row, past, found, seen)
     for j in range(_ORDERS):
-        _add_noted(up, size, first, j, found, seen, j, followed, counts, touched, is_touched)
+        _add_noted(up, size, first, j, found, seen, j, features, followed, counts, touched, is_touched)
     for j in range(_KEYS):
         key = np.uint16(row[KEYS + RECENT_KEYS[j]] & 0xFFFF)
         for block in range(read_blocks(row, KEY_BLOCKS)):
@@ -281,7 +313,9 @@ def _gather_recent(up, size, first, row, past, keys, found, seen, followed, coun
                     _note(found, seen, 0, c)
             if seen[0] >= MAX_RECENT:
                 break
-        _add_noted(up, size, first, _ORDERS + j, found, seen, 0, followed, counts, touched, is_touched)
+        _add_noted(
+            up, size, first, _ORDERS + j, found, seen, 0, features, followed, counts, touched, is_touched
+        )
 
 
 @inline_borrowing
@@ -332,8 +366,9 @@ def _weigh(followed):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _gather_matches(up, size, first, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
-    for m in range(MATCHES):
+def _gather_predicted(up, size, first, features, counts, touched, is_touched):  # type: ignore[no-untyped-def]
+    """Note in which subtrees that is what the matches and runs predict."""
+    for m in range(PREDICTIONS):
         c = features[MATCH_ID + 2 * m]
         at = first[c]  # of id 0: -1
         while at >= 0:
@@ -355,11 +390,13 @@ def _gather(  # type: ignore[no-untyped-def]
     slots, singles, entries, up, size, first, row, past, keys, features, starts, found, followed, counts,
     touched, is_touched, backoffs, states_of, learned,
 ):  # fmt: skip
-    _gather_matches(up, size, first, features, counts, touched, is_touched)
     _gather_known(
-        slots, singles, entries, up, size, first, row, starts, followed, counts, touched, is_touched
+        slots, singles, entries, up, size, first, row, starts, features, followed, counts, touched, is_touched
     )
-    _gather_recent(up, size, first, row, past, keys, found, starts, followed, counts, touched, is_touched)
+    _gather_recent(
+        up, size, first, row, past, keys, found, starts, features, followed, counts, touched, is_touched
+    )
+    _gather_predicted(up, size, first, features, counts, touched, is_touched)
     _write_learned(backoffs, followed, states_of, learned)
     _weigh(followed)
 
@@ -451,16 +488,16 @@ def _write_recent(own, recent_maps, states, inputs):  # type: ignore[no-untyped-
 
 
 @inline_borrowing
-def _write_matches(own, features, match_maps, states, inputs):  # type: ignore[no-untyped-def]
-    """Write the inputs from the matches; return the weights' row for them."""
+def _write_predicted(own, features, match_maps, states, inputs):  # type: ignore[no-untyped-def]
+    """Write the inputs from the matches and runs; return the weights' row for the matches."""
     sides, best = np.int32(0), 0
-    for m in range(MATCHES):
+    for m in range(PREDICTIONS):
         side, bucket = np.int32(own[MATCHED + m]), features[MATCH_BUCKET + 2 * m]
         states[CONTEXTS + RECENT + m] = bucket
         z = match_maps[bucket]
         inputs[BY_MATCH + m] = np.float32(0) if side == 0 else z if side == 2 else -z
-        sides |= side
-        if side > 0:
+        if side > 0 and m < MATCHES:
+            sides |= side
             best = max(best, 1 + ((bucket & (BUCKETS - 1)) >> 1))
     return 4 * best + sides
 
@@ -535,7 +572,7 @@ def _decide(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     _write_known(own, followed, maps, states, inputs)
     _write_recent(own, recent_maps, states, inputs)
-    by_match = _write_matches(own, features, match_maps, states, inputs)
+    by_match = _write_predicted(own, features, match_maps, states, inputs)
     _write_backoffs(own, share, followed, learned, parts, inputs)
     inputs[CONSTANT] = np.float32(0.4)
     inputs[BY_NETWORK] = by_network

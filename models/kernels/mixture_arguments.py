@@ -33,6 +33,13 @@ RECENT_CONTEXTS = (*range(len(ORDERS)), *RECENT_KEYS)
 RECENT_OF = tuple(RECENT_CONTEXTS.index(k) if k in RECENT_CONTEXTS else -1 for k in range(CONTEXTS))
 """(CONTEXTS,) the number in the history of each context, or -1."""
 
+RUN_CONTEXTS = (1, 2, 3, 4, WORD, WORDS, FIELD_ABOVE, BRACKET, SHAPE)
+"""Contexts of which one character alone is an input, too: the newest in what the row has read, by how often
+in a row it followed; or if there is none, the most frequent one in the known text, by its share."""
+RUNS = len(RUN_CONTEXTS)
+RUN_OF = tuple(RUN_CONTEXTS.index(k) if k in RUN_CONTEXTS else -1 for k in range(CONTEXTS))
+"""(CONTEXTS,) the number of each context among them, or -1."""
+
 MAX_RECENT = 32
 """The newest places in the history that count for a context, at most this many."""
 
@@ -106,13 +113,18 @@ HISTORY_KEYS = HISTORY_IDS + HISTORY_CHARACTERS // 2
 """(len(RECENT_KEYS), KEY_CHARACTERS) uint16: the lowest bits of the keys before each of the last ids."""
 STATE_COLUMNS = HISTORY_KEYS + len(RECENT_KEYS) * KEY_CHARACTERS // 2
 
-# ---- features: what the matches predict
+# ---- features: what the matches and runs predict
 
 MATCH_ID, MATCH_BUCKET, HISTORY_MATCH_ID, HISTORY_MATCH_BUCKET, RESUMED_ID, RESUMED_BUCKET = range(6)
-"""The predicted character or 0, and the row of `Experts.match_maps` beginning at 16 times its number."""
+"""The predicted character or 0, and the element of `Experts.match_maps` that says how sure it is; the same of
+the runs follows."""
 MATCHES = 3
-FEATURES = 2 * MATCHES
-BUCKETS = 16
+PREDICTIONS = MATCHES + RUNS
+FEATURES = 2 * PREDICTIONS
+BUCKETS, RUN_STATES = 16, 64
+"""Elements of `Experts.match_maps` for each match and each run: of a run 16 steps of how often in a row, or
+of the share in the known text, whether it is that, and whether something else followed, too."""
+MATCH_STATES = MATCHES * BUCKETS + RUNS * RUN_STATES
 
 # ---- a decision at a node of the tree
 
@@ -121,8 +133,8 @@ BEFORE_0, BEFORE_1 = 0, CONTEXTS
 RECENT_0, RECENT_1, NEWEST = 2 * CONTEXTS, 2 * CONTEXTS + RECENT, 2 * CONTEXTS + 2 * RECENT
 """(RECENT,) each: the same in the history, and 1 if the newest one is in the right subtree."""
 MATCHED = NEWEST + RECENT
-"""(MATCHES,) 1 or 2 if what a match predicts is in the left or right subtree."""
-COUNT_COLUMNS = MATCHED + MATCHES
+"""(PREDICTIONS,) 1 or 2 if what a match or run predicts is in the left or right subtree."""
+COUNT_COLUMNS = MATCHED + PREDICTIONS
 
 BACKOFF_CONTEXTS = (
     *(0, 1, 2, 3, 4),
@@ -157,8 +169,8 @@ DIFFERENT_STEPS, COUNT_STEPS, PLACE_STEPS = (5, 9, 16), (6, 16, 64), (5, 9, 20)
 BY_RECENT = CONTEXTS
 """Inputs of the mixers, in the logistic domain: (CONTEXTS,) by maps; (RECENT,) by maps of the history;"""
 BY_MATCH = BY_RECENT + RECENT
-"""(MATCHES,) by maps;"""
-BY_BACKOFF = BY_MATCH + MATCHES
+"""(PREDICTIONS,) by maps;"""
+BY_BACKOFF = BY_MATCH + PREDICTIONS
 """(BACKOFFS,) by interpolated estimates."""
 CONSTANT = BY_BACKOFF + BACKOFFS
 BY_NETWORK = CONSTANT + 1
@@ -257,7 +269,7 @@ class Experts(NamedTuple):
     recent_maps: NDArray[np.float32]
     """(RECENT, RECENT_STATES) the same for the history."""
     match_maps: NDArray[np.float32]
-    """(MATCHES * BUCKETS,) how sure a match is."""
+    """(MATCH_STATES,) how sure a match or a run is."""
     weights: NDArray[np.float32]
     """(WEIGHT_ROWS, INPUTS) of the mixers of the first layer."""
     last_weights: NDArray[np.float32]

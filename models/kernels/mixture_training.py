@@ -32,8 +32,8 @@ from nextchar.models.kernels.mixture_arguments import (
     LEARNED_FROM,
     MATCH_CHARACTERS,
     MATCHED,
-    MATCHES,
     MAX_COUNT,
+    PREDICTIONS,
     RECENT,
     RECENT_0,
     RECENT_OF,
@@ -128,7 +128,7 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
             own[i] += error * inputs[i]
     _move_maps(maps, seen, states, inputs, target, moved)
     _move_maps(recent_maps, recent_seen, states[CONTEXTS:], inputs[BY_RECENT:], target, moved)
-    for m in range(MATCHES):
+    for m in range(PREDICTIONS):
         side = np.int32(counts[node, MATCHED + m])
         if side > 0:
             right, at = np.float32(1) if side == 1 + y else np.float32(0), states[CONTEXTS + RECENT + m]

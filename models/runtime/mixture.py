@@ -28,14 +28,13 @@ from nextchar.models.kernels.compile_cache import (
 from nextchar.models.kernels.lstm_arguments import NO_SAMPLING, Sampling
 from nextchar.models.kernels.mixture_arguments import (
     ADAPTATION,
-    BUCKETS,
     CONTEXTS,
     INPUTS,
     KIND,
     LAST_ROWS,
     LEARNED_SHARES,
     MAP_STATES,
-    MATCHES,
+    MATCH_STATES,
     MAX_ADAPTED_VOCABULARY,
     MAX_PART_BITS,
     PART_SLOT_BITS,
@@ -61,7 +60,6 @@ MAX_CHARACTERS = 2_000_000
 
 _MAX_BYTES = 64 << 20  # of the arrays
 _OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
-_OLD_ROWS = 1128  # of weights
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -227,7 +225,7 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         _check_text(text, size)
         kept = text.astype(np.int32)
         is_old = "children" not in arrays or arrays["maps"].shape in _OLD_MAPS
-        if is_old or len(arrays["weights"]) == _OLD_ROWS:
+        if is_old or arrays["weights"].shape[-1:] != (INPUTS,):
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)
@@ -248,7 +246,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     """Raise ValueError if the kernels would read beyond an array, or for ever."""
     nodes = max(0, size - 2)
     shapes = (
-        (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCHES * BUCKETS,),
+        (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCH_STATES,),
         (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,), (LEARNED_SHARES, SHARE_STATES),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):

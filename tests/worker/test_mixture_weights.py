@@ -205,4 +205,11 @@ def test_an_untrained_network_is_believed_least() -> None:
     learned, _ = learn_text(text.train, text.vocabulary)
     experts = experts_of(text.train, without_adaptation(learned))
     worker_experts._choose_first_weight(network_for(text), experts, text.selection, text.train)
-    assert experts.weights[:, BY_NETWORK] == pytest.approx(0.2)
+    assert (experts.weights == learned.weights).all() and learned.weights[0, BY_NETWORK] == 0.203125
+
+
+def test_learned_weights_have_five_bits_so_that_files_are_small() -> None:
+    text = text_of()
+    learned, _ = learn_text(text.train, text.vocabulary)
+    mantissas = np.frexp(learned.weights)[0] * 32
+    assert (mantissas == np.round(mantissas)).all() and len(np.unique(learned.weights)) > 100

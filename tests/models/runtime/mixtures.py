@@ -28,6 +28,7 @@ from nextchar.models.kernels.mixture_arguments import (
     LEARNED_FROM,
     LIMIT,
     MATCH_CHARACTERS,
+    MATCHES,
     MAX_MATCH,
     MAX_RECENT,
     OPENING,
@@ -40,6 +41,8 @@ from nextchar.models.kernels.mixture_arguments import (
     RECENT_KEYS,
     RECENT_WEIGHT,
     RECORD_END,
+    RUN_CONTEXTS,
+    RUN_STATES,
     SEPARATOR,
     SET_STARTS,
     SETS,
@@ -303,6 +306,22 @@ class SlowMixture:
             (self.text[at] if at and at != self.match[0] else 0, steps),
         ]
 
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Yield what each run predicts, 0 for nothing, and its state."""
+        for k in RUN_CONTEXTS:
+            places = self.now[0][RECENT_CONTEXTS.index(k)]
+            counts = {c: n for c, n in self.known[k].items() if c}
+            if places:
+                times = next((i for i, c in enumerate(places) if c != places[0]), len(places))
+                yield places[0], 4 * min(times, 15) + (len(set(places)) > 1)
+            elif counts:
+                c = min(counts, key=lambda c: (-counts[c], c))
+                total = sum(counts.values())
+                steps = 16 * counts[c] // total if len(counts) > 1 else min(total, 15)
+                yield c, 4 * steps + 2 + (len(counts) > 1)
+            else:
+                yield 0, 0
+
     def recent(self) -> list[list[int]]:
         """Return for each context of the history what followed it, the newest first."""
         past, now = self.past[-HISTORY_CHARACTERS + 64 :], self.reader.contexts()
@@ -419,6 +438,9 @@ class SlowMixture:
             by_match.append([0, -z, z][side])
             agree |= side
             best = max(best, 1 + bucket // 2) if side else best
+        for run, (c, state) in enumerate(self.runs()):
+            z = self.learned.match_maps[MATCHES * BUCKETS + RUN_STATES * run + state]
+            by_match.append(z if c in right else -z if c in left else 0)
         by_backoff = [self.by_backoff(left, right, *part) for part in pairwise(BACKOFF_STARTS)]
         others = [*by_backoff, 0.4, self.by_network(node)]
         inputs = np.zeros(INPUTS)

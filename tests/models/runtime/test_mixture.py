@@ -367,7 +367,7 @@ def test_file_survives_a_round_trip() -> None:
         LEARNED._asdict() | {"maps": LEARNED.maps[:12, :256]},
         LEARNED._asdict() | {"maps": LEARNED.maps[:14, :256]},
         LEARNED._asdict() | {"maps": LEARNED.maps[:14]},
-        LEARNED._asdict() | {"weights": LEARNED.weights[:1128], "last_weights": LEARNED.last_weights[:, :6]},
+        LEARNED._asdict() | {"weights": LEARNED.weights[:, :40], "match_maps": LEARNED.match_maps[:48]},
     ],
 )
 def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
