@@ -986,7 +986,7 @@ static int insert_all(u32 *numbers, u32 count, u32 distance, u64 max_moves) {
 }
 
 /* Order numbers by `bits` bits after the first `from`, and otherwise as they were. */
-static NOT_INLINE void order_by(int from, int bits, const u32 *numbers, u32 count, u32 *ordered) {
+SMALL static NOT_INLINE void order_by(int from, int bits, const u32 *numbers, u32 count, u32 *ordered) {
   static u32 ends[1 << 16];
   zero(ends, (size_t)4 << bits);
   for (u32 i = 0; i < count; i++) ends[numbers[i] << from >> (32 - bits)]++;
@@ -1733,7 +1733,7 @@ static void read_id(nc *m, f32 *row, int c, int is_wanted) {
 }
 
 /* Write the logits of the next character after what the row has read. */
-static void predict(nc *m, f32 *row, f32 *logits) {
+SMALL static void predict(nc *m, f32 *row, f32 *logits) {
   if (!m->has_mixture) {
     copy(logits, prediction_of(m, row), 4 * (size_t)m->V);
     return;
@@ -1921,9 +1921,9 @@ static int likeliest(const nc *m, const f32 *z) {
 /* Sort ids from 1 on by their weights, the largest first; of equal ones the smaller id. Heapsort. */
 SMALL static void sort_ids(nc *m, const f32 *weights) {
   i32 *order = m->order;
-  int count = m->V - 1;
+  int count = 0;
 #define IS_AFTER(a, b) (weights[a] < weights[b] || (weights[a] == weights[b] && (a) > (b)))
-  for (int i = 0; i < count; i++) order[i] = i + 1;
+  for (; count < m->V - 1; count++) order[count] = count + 1;
   for (int first = count / 2 - 1, end = count; end > 1;) {
     int root, moved;
     if (first >= 0) root = first--, moved = order[root];
