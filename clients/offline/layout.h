@@ -111,8 +111,8 @@ static const int PLACE_STEPS[] = {5, 9, 20};
 #define BY_NETWORK 46
 #define INPUTS 48
 #define MAX_COUNT 32767
-#define MAX_PART_BITS 10
-#define PART_SLOT_BITS 9
+#define MAX_PART_BITS 12
+#define PART_SLOT_BITS 7
 #define GROUPS 256
 #define PAIRS 2048
 enum { SET_STARTS_COUNT = 7 };
@@ -306,4 +306,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 3068800783u
+#define PACK_LAYOUT 1842234257

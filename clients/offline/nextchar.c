@@ -182,6 +182,8 @@ static inline u64 mixed(u64 h, u64 x) {
 #define MAX_HELD 256 /* characters that a stop string may still cut off; more than MAX_STOP */
 #define KEPT 24      /* states of earlier prompts */
 #define KEPT_EVERY 64
+#define LIST_BITS 9   /* there are lists of keys by so many of their highest bits; more for large vocabularies */
+#define DIGIT_BITS 8
 
 typedef struct { /* a layer, or the dense one */
   int inputs;    /* units of the layer below, 0 of the first */
@@ -291,9 +293,10 @@ typedef struct { /* models/anomaly/calibration.py */
 } calibration;
 
 typedef struct { /* tables that are made of the text part by part, each when it is needed */
-  u32 unmade, entries;      /* parts that are not; entries that are used */
+  u32 unmade, entries;  /* parts that are not; entries that are used */
   u8 *is_made;
-  u32 *keys, *ends;         /* (CONTEXTS + 1, N): see `part_keys`; (CONTEXTS, 1 << id_bits) */
+  u32 *keys, *ends;     /* (CONTEXTS + 1, N): see `list_all_keys`; (CONTEXTS, 1 << list_bits) */
+  u32 *part, *sorted;   /* (N + 1) each */
   u32 slots_left[1 << MAX_PART_BITS], singles_left[1 << MAX_PART_BITS];
 } making;
 
@@ -394,10 +397,14 @@ SMALL static int is_finite(const f32 *numbers, u64 count) {
   return is_good;
 }
 
-/* The sum of hashes of all 64-bit words after the checksum itself and of their places. */
-SMALL static NOT_INLINE u64 checksum(const u8 *file, size_t size) {
+/* Browsers run the first calls of a function slowly: so what takes long is many calls, each of AT_ONCE. */
+#define AT_ONCE 1024
+
+/* The sum of hashes of all 64-bit words from a place on, and of their places. */
+SMALL static NOT_INLINE u64 checksum(const u8 *file, size_t at, size_t size) {
   u64 sum = 0, word;
-  for (size_t at = PACK_CHECKED_FROM; at + 8 <= size; at += 8) {
+  for (; size - at > 8 * AT_ONCE; at += 8 * AT_ONCE) sum += checksum(file, at, at + 8 * AT_ONCE);
+  for (; at + 8 <= size; at += 8) {
     copy(&word, file + at, 8);
     u64 h = (word ^ ((u64)at * 0x9E3779B97F4A7C15u)) * 0xD1B54A32D192ED03u;
     sum += h ^ (h >> 32);
@@ -419,7 +426,7 @@ SMALL static int is_file(const u8 *file, size_t size) {
   if (length != size) return failed("the file is cut off, or has something after its end");
   if (numbers[3] > PACK_MAX_SECTIONS || PACK_HEADER_BYTES + (u64)numbers[3] * PACK_ENTRY_BYTES > size)
     return damaged();
-  if (sum != checksum(file, size)) return failed("the file is damaged: its checksum differs");
+  if (sum != checksum(file, PACK_CHECKED_FROM, size)) return failed("the file is damaged: its checksum differs");
   for (u32 i = 0; i < numbers[3]; i++) {
     u64 place[2];
     copy(place, file + PACK_HEADER_BYTES + (size_t)i * PACK_ENTRY_BYTES + 8, 16);
@@ -637,7 +644,7 @@ SMALL static room tables_of(const u8 *file, const void *tables, size_t size) {
   copy(&header, tables, sizeof header);
   copy(&sum, file + PACK_CHECKED_FROM - 8, 8);
   int is_same = header.file == sum && header.layout == PACK_LAYOUT && header.size == size;
-  return is_same && header.sum == checksum(tables, size) ? found : none;
+  return is_same && header.sum == checksum(tables, PACK_CHECKED_FROM, size) ? found : none;
 }
 
 #ifndef __wasm__
@@ -654,7 +661,7 @@ SMALL const void *nc_tables(nc *m, size_t *size) {
   *size = m->tables_bytes;
   if (!m->tables) return 0;
   while (nc_make(m)) {}
-  header.sum = checksum(m->tables, m->tables_bytes);
+  header.sum = checksum(m->tables, PACK_CHECKED_FROM, m->tables_bytes);
   copy(m->tables, &header, sizeof header);
   return m->tables;
 }
@@ -854,9 +861,10 @@ SMALL static void follow(const i32 *characters, i32 *row, int before, int c) {
   read_bracket(row, c, own[BRACKET_KIND]);
 }
 
-/* A key and the id that followed are sorted as one number: the id in the lowest bits, which have room for it as
-   the highest bits of the key are those of the part that the number is in. */
-SMALL static int id_bits(const nc *m) { return max(MAX_PART_BITS, 1 + highest_bit((u64)m->V - 1)); }
+/* A key and the id that followed are one number: the id in the lowest bits, which have room for it as the highest bits
+   of the key are those of the list that the number is in. */
+static int id_bits(const nc *m) { return 1 + highest_bit((u64)m->V - 1); }
+static int list_bits(const nc *m) { return max(LIST_BITS, id_bits(m)); }
 
 SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   struct room *own = given.at ? &given : room;
@@ -883,12 +891,11 @@ SMALL static int lay_out_tables(nc *m, const u8 *file, room given, room *room) {
   if (m->is_filled) return given.used == given.size ? 1 : failed("the tables are of another model");
   m->making.is_made = take(room, 1 << MAX_PART_BITS, 1);
   m->making.keys = take(room, N, sizeof(u32) * (CONTEXTS + 1));
-  m->making.ends = take(room, CONTEXTS, sizeof(u32) << id_bits(m));
+  m->making.ends = take(room, CONTEXTS, sizeof(u32) << list_bits(m));
+  m->making.part = take(room, N + 1, sizeof(u32));
+  m->making.sorted = take(room, N + 1, sizeof(u32));
   return 1;
 }
-
-/* Browsers run the first calls of a function slowly: so what takes long is many calls, each of AT_ONCE. */
-#define AT_ONCE 1024
 
 typedef struct { /* what has been read of the text whose keys are written */
   u16 window[2 * KEY_CHARACTERS];
@@ -913,12 +920,11 @@ static u64 noted_followers(const u16 *text, u32 i, const u16 *end, reader *r) {
   return h;
 }
 
-/* Write the keys before some characters. `places` are where the next ones before each id go. */
-static NOT_INLINE void write_some_keys(const nc *m, reader *r, u32 from, u32 to, u32 *places, u32 *keys) {
+/* Write the keys before some characters. */
+static NOT_INLINE void write_some_keys(const nc *m, reader *r, u32 from, u32 to, u32 *keys) {
   for (u32 i = from; i < to; i++) {
     int c = m->text[i];
-    u32 place = places[c]++;
-    for (int k = 0; k < CONTEXTS; k++) keys[(size_t)k * m->text_count + place] = (u32)r->row[KEYS + k];
+    for (int k = 0; k < CONTEXTS; k++) keys[(size_t)k * m->text_count + i] = (u32)r->row[KEYS + k];
     if (m->characters[4 * c + KIND] == RECORD_END) {
       zero(r->row, sizeof r->row);
       zero(r->window + r->at + KEY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
@@ -948,13 +954,23 @@ SMALL static void add_up(u32 *starts, u32 count) {
   }
 }
 
-static NOT_INLINE void count_keys(const u32 *keys, u32 count, int shift, u32 *counts) {
-  for (u32 i = 0; i < count; i++) counts[keys[i] >> shift]++;
+static NOT_INLINE void count_keys(const u32 *keys, u32 count, int bits, u32 *counts) {
+  for (u32 i = 0; i < count; i++) counts[keys[i] >> (32 - bits)]++;
 }
 
-/* Put numbers into the parts of their keys' highest bits, whose starts move to their ends. */
-static NOT_INLINE void part(const u32 *keys, u32 id, u32 count, int bits, u32 *ends, u32 *parts) {
-  for (u32 i = 0; i < count; i++) parts[ends[keys[i] >> (32 - bits)]++] = keys[i] << bits | id;
+/* Put keys, with what followed, into lists by the keys' highest bits, whose starts move to their ends. */
+static NOT_INLINE void list_keys(const u32 *keys, const u16 *followed, u32 count, int bits, u32 *ends, u32 *lists) {
+  for (u32 i = 0; i < count; i++) lists[ends[keys[i] >> (32 - bits)]++] = keys[i] << bits | followed[i];
+}
+
+/* Take from a list the numbers whose first bits, `bits` of them, are these; return how many. */
+static NOT_INLINE u32 take_listed(const u32 *list, u32 count, int bits, u32 first, u32 *taken) {
+  u32 found = 0;
+  for (u32 i = 0; i < count; i++) {
+    taken[found] = list[i];
+    found += (u64)list[i] >> (32 - bits) == first;
+  }
+  return found;
 }
 
 /* Move numbers of this distance in place, from the first to the last. Return 0 if that takes too many moves. */
@@ -969,23 +985,30 @@ static int insert_all(u32 *numbers, u32 count, u32 distance, u64 max_moves) {
   return 1;
 }
 
-#define DIGIT_BITS 9
+/* Order numbers by `bits` bits after the first `from`, and otherwise as they were. */
+SMALL static NOT_INLINE void order_by(int from, int bits, const u32 *numbers, u32 count, u32 *ordered) {
+  static u32 ends[1 << 16];
+  zero(ends, (size_t)4 << bits);
+  for (u32 i = 0; i < count; i++) ends[numbers[i] << from >> (32 - bits)]++;
+  add_up(ends, (u32)1 << bits);
+  for (u32 i = 0; i < count; i++) ordered[ends[numbers[i] << from >> (32 - bits)]++] = numbers[i];
+}
 
-/* Sort numbers of which those with the same key are in order already. */
-static NOT_INLINE void sort_part(const u32 *part, u32 count, u32 *sorted) {
-  u32 ends[1 << DIGIT_BITS];
-  if (count < 64) { /* of a short text */
-    copy(sorted, part, 4 * (size_t)count);
-    insert_all(sorted, count, 1, ~(u64)0);
-    return;
+/* Sort numbers of which the first bits, `bits` of them, are the same; return where they are then, here or there. */
+static u32 *sort_part(const nc *m, int bits, u32 *numbers, u32 count, u32 *other) {
+  if (count >> id_bits(m)) { /* the same key often */
+    order_by(32 - id_bits(m), id_bits(m), numbers, count, other);
+    order_by(bits, DIGIT_BITS, other, count, numbers);
+    other = numbers;
+  } else if (count < 64) {
+    other = numbers;
+  } else {
+    order_by(bits, DIGIT_BITS, numbers, count, other);
   }
-  zero(ends, sizeof ends);
-  for (u32 i = 0; i < count; i++) ends[part[i] >> (32 - DIGIT_BITS)]++;
-  add_up(ends, 1 << DIGIT_BITS);
-  for (u32 i = 0; i < count; i++) sorted[ends[part[i] >> (32 - DIGIT_BITS)]++] = part[i];
-  if (insert_all(sorted, count, 1, 16 * (u64)count)) return; /* most are in order */
+  if (insert_all(other, count, 1, 16 * (u64)count)) return other; /* most are in order */
   for (u32 distance = count / 2; distance > 0; distance = distance > 2 ? (u32)(distance / 2.2) : distance - 1)
-    insert_all(sorted, count, distance, ~(u64)0); /* Shell 1959 */
+    insert_all(other, count, distance, ~(u64)0); /* Shell 1959 */
+  return other;
 }
 
 /* Put a number into a part of a hash table. Of a full one the last place stays free; the others are left out. */
@@ -1001,7 +1024,7 @@ static void insert(u32 *slots, u32 count, u32 *left, u64 key, u32 number) {
 SMALL static NOT_INLINE void count_sorted(nc *m, const u32 *sorted, u32 count, u64 high, int is_rare) {
   u32 *entries = (u32 *)(size_t)m->entries;
   making *made = &m->making;
-  int bits = place_bits(m), own_bits = id_bits(m);
+  int bits = place_bits(m), own_bits = list_bits(m);
   u32 ids = ((u32)1 << own_bits) - 1;
   for (u32 i = 0; i < count;) {
     u32 low = sorted[i] >> own_bits, begin = i, used = made->entries;
@@ -1031,18 +1054,21 @@ SMALL static NOT_INLINE void count_sorted(nc *m, const u32 *sorted, u32 count, u
 /* Make a part of the tables: of each kind of context the numbers with its highest bits. */
 SMALL static NOT_INLINE void make_part(nc *m, u32 own) {
   making *made = &m->making;
-  int bits = id_bits(m), more = bits - made_bits(m);
-  size_t N = m->text_count;
+  int bits = list_bits(m), own_bits = made_bits(m), more = max(0, own_bits - bits);
+  u32 slots = m->slots_count >> own_bits, singles = m->singles_count >> own_bits;
+  u32 first = own << bits >> own_bits, last = (((own + 1) << bits) - 1) >> own_bits; /* lists that have some of it */
   if (made->is_made[own]) return;
   made->is_made[own] = 1, made->unmade -= 1;
+  zero((u32 *)(size_t)m->slots + (size_t)own * slots, 4 * (size_t)slots);
+  zero((u32 *)(size_t)m->singles + (size_t)own * singles, 4 * (size_t)singles);
   for (int k = 0; k < CONTEXTS; k++) {
-    const u32 *ends = made->ends + ((size_t)k << bits);
     int is_rare = 0;
     for (int r = 0; r < RARE_CONTEXTS_COUNT; r++) is_rare |= RARE_CONTEXTS[r] == k;
-    for (u32 p = own << more; p < (own + 1) << more; p++) {
-      u32 from = p ? ends[p - 1] : 0, *sorted = made->keys + CONTEXTS * N;
-      sort_part(made->keys + (size_t)k * N + from, ends[p] - from, sorted);
-      count_sorted(m, sorted, ends[p] - from, (u64)p << (32 - bits), is_rare);
+    for (u32 p = first; p <= last; p++) {
+      const u32 *ends = made->ends + ((size_t)k << bits);
+      u32 from = p ? ends[p - 1] : 0, count = take_listed(made->keys + (size_t)k * m->text_count + from, ends[p] - from,
+          more, own & (((u32)1 << more) - 1), made->part);
+      count_sorted(m, sort_part(m, more, made->part, count, made->sorted), count, (u64)p << (32 - bits), is_rare);
     }
   }
 }
@@ -1053,50 +1079,52 @@ SMALL int nc_make(nc *m) {
   return m->making.unmade != 0;
 }
 
-/* Put the keys before each character, and what it is, into parts by the highest bits of the key: those of context k
-   into row k of `keys`, from row k + 1. */
-SMALL static void part_keys(nc *m) {
-  static reader r;
-  static u32 places[1 << 16];
-  u32 N = m->text_count, *keys = m->making.keys;
-  int bits = id_bits(m);
-  zero(&r, sizeof r);
-  zero(places, sizeof places);
-  for (u32 i = 0; i < N; i++) places[m->text[i]]++;
-  add_up(places, (u32)m->V);
-  for (u32 i = 0; i < N; i += AT_ONCE) write_some_keys(m, &r, i, N - i < AT_ONCE ? N : i + AT_ONCE, places, keys + N);
-  for (int k = 0; k < CONTEXTS; k++, keys += N) {
-    u32 *ends = m->making.ends + ((size_t)k << bits);
-    zero(ends, sizeof(u32) << bits);
-    for (u32 i = 0; i < N; i += AT_ONCE) count_keys(keys + N + i, N - i < AT_ONCE ? N - i : AT_ONCE, 32 - bits, ends);
-    add_up(ends, (u32)1 << bits);
-    for (u32 c = 0, from = 0; c < (u32)m->V; from = places[c++])
-      part(keys + N + from, c, places[c] - from, bits, ends, keys);
-  }
-}
-
-SMALL static NOT_INLINE void index_some(const nc *m, i64 from, i64 to) {
+SMALL static NOT_INLINE void index_some(const nc *m, u32 from, u32 to) {
   i32 *positions = (i32 *)(size_t)m->positions;
-  for (i64 end = from; end < to; end++)
+  for (u32 end = from < MATCH_CHARACTERS ? MATCH_CHARACTERS : from; end < to; end++)
     positions[hash_of(m->text, end) & (m->positions_count - 1)] = (i32)end;
 }
 
+/* Put the keys before each character, and what it is, into lists: those of context k into row k of `keys`, from row
+   k + 1. */
+SMALL static void list_all_keys(nc *m) {
+  static reader r;
+  u32 N = m->text_count, *keys = m->making.keys + N, *ends = m->making.ends;
+  int bits = list_bits(m);
+  zero(&r, sizeof r);
+  zero(ends, CONTEXTS * sizeof(u32) << bits);
+  for (u32 i = 0, count; i < N; i += count) {
+    count = N - i < AT_ONCE ? N - i : AT_ONCE;
+    index_some(m, i, i + count);
+    write_some_keys(m, &r, i, i + count, keys);
+    for (u32 k = 0; k < CONTEXTS; k++) count_keys(keys + k * (size_t)N + i, count, bits, ends + (k << bits));
+  }
+  for (int k = 0; k < CONTEXTS; k++, keys += N, ends += (u32)1 << bits) {
+    add_up(ends, (u32)1 << bits);
+    for (u32 i = 0; i < N; i += AT_ONCE)
+      list_keys(keys + i, m->text + i, N - i < AT_ONCE ? N - i : AT_ONCE, bits, ends, keys - N);
+  }
+}
+
+/* Read ids of the text, which have one byte if there are `bytes`; return whether they are ids. */
+SMALL static NOT_INLINE int read_ids(const nc *m, const u8 *bytes, u32 from, u32 to) {
+  u16 *text = (u16 *)(size_t)m->text;
+  int largest = 0;
+  for (u32 i = from; i < to; i++) {
+    if (bytes) text[i] = bytes[i];
+    largest = max(largest, text[i]);
+  }
+  return largest < m->V;
+}
+
 SMALL static int fill_tables(nc *m, const u8 *file) {
-  u32 N = m->text_count, largest = 0;
+  u32 N = m->text_count;
   const u8 *bytes = exactly(file, PACK_TEXT, 0, N);
-  if (bytes)
-    for (u32 i = 0; i < N; i++) ((u16 *)(size_t)m->text)[i] = bytes[i];
-  for (u32 i = 0; i < N; i++) largest = m->text[i] > largest ? m->text[i] : largest;
-  if (largest >= (u32)m->V) return damaged();
+  for (u32 i = 0; i < N; i += AT_ONCE)
+    if (!read_ids(m, bytes, i, N - i < AT_ONCE ? N : i + AT_ONCE)) return damaged();
   if (m->is_filled) return 1;
 
   zero((void *)(size_t)m->positions, 4 * (size_t)m->positions_count);
-  for (i64 end = MATCH_CHARACTERS; end < (i64)N; end += AT_ONCE)
-    index_some(m, end, end + AT_ONCE < (i64)N ? end + AT_ONCE : (i64)N);
-
-  zero((void *)(size_t)m->slots, 4 * (size_t)m->slots_count);
-  zero((void *)(size_t)m->singles, 4 * (size_t)m->singles_count);
-  zero((void *)(size_t)m->entries, 4 * (size_t)m->entries_count);
   int slot_bits = part_bits(m->slots_count), single_bits = part_bits(m->singles_count);
   for (int p = 0; p < 1 << MAX_PART_BITS; p++) {
     m->making.slots_left[p] = (m->slots_count >> slot_bits) - 1;
@@ -1104,7 +1132,7 @@ SMALL static int fill_tables(nc *m, const u8 *file) {
   }
   zero(m->making.is_made, 1 << MAX_PART_BITS);
   m->making.unmade = (u32)1 << made_bits(m);
-  part_keys(m);
+  list_all_keys(m);
   return 1;
 }
 
@@ -1727,7 +1755,7 @@ static void read_id(nc *m, f32 *row, int c, int is_wanted) {
 }
 
 /* Write the logits of the next character after what the row has read. */
-static void predict(nc *m, f32 *row, f32 *logits) {
+SMALL static void predict(nc *m, f32 *row, f32 *logits) {
   if (!m->has_mixture) {
     copy(logits, prediction_of(m, row), 4 * (size_t)m->V);
     return;
@@ -1915,9 +1943,9 @@ static int likeliest(const nc *m, const f32 *z) {
 /* Sort ids from 1 on by their weights, the largest first; of equal ones the smaller id. Heapsort. */
 SMALL static void sort_ids(nc *m, const f32 *weights) {
   i32 *order = m->order;
-  int count = m->V - 1;
+  int count = 0;
 #define IS_AFTER(a, b) (weights[a] < weights[b] || (weights[a] == weights[b] && (a) > (b)))
-  for (int i = 0; i < count; i++) order[i] = i + 1;
+  for (; count < m->V - 1; count++) order[count] = count + 1;
   for (int first = count / 2 - 1, end = count; end > 1;) {
     int root, moved;
     if (first >= 0) root = first--, moved = order[root];

@@ -180,8 +180,8 @@ INPUTS = (BY_NETWORK + 8) // 8 * 8
 MAX_COUNT = 32767
 """Of an entry."""
 
-MAX_PART_BITS, PART_SLOT_BITS = 10, 9
-"""A hash table has at most 2**10 parts, by the highest bits of keys, of at least 2**9 places each. What is
+MAX_PART_BITS, PART_SLOT_BITS = 12, 7
+"""A hash table has at most 2**12 parts, by the highest bits of keys, of at least 2**7 places each. What is
 found of a key depends on the other keys of its part alone, so a part can be made when it is needed."""
 
 GROUPS = 256

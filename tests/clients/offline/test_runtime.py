@@ -88,35 +88,49 @@ def test_tables_in_the_file_are_those_that_are_made(pair: tuple[str, Model, Pack
         assert other.complete(prompt, seed=seed) == packed.complete(prompt, seed=seed)
 
 
-def test_tables_of_many_characters_are_those_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More pairs of characters than the runtime has places for, of which some share one."""
+@pytest.mark.parametrize(
+    ("characters", "words", "count", "slots_bits"),
+    [
+        (
+            900,
+            500,
+            2_000,
+            10,
+        ),  # more pairs of characters than the runtime has places for, of which some share one
+        (20, 9_000, 40_000, 17),  # more parts than the runtime has lists
+    ],
+)
+def test_tables_of_a_text_are_those_in_the_file(
+    characters: int, words: int, count: int, slots_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(0)
-    words = ["".join(map(chr, random.integers(0x4E00, 0x4E00 + 900, size=4))) for _ in range(500)]
-    text = "".join(words[i] for i in random.integers(len(words), size=2_000))
-    monkeypatch.setitem(KINDS, "many characters", Kind(1, 4))
+    all_words = ["".join(map(chr, 0x4E00 + random.integers(characters, size=4))) for _ in range(words)]
+    text = " ".join(all_words[i] for i in random.integers(words, size=count))
+    monkeypatch.setitem(KINDS, f"{characters} characters", Kind(1, 4))
     monkeypatch.setattr(models, "text_of", lambda _: text)
-    file, tables = (pack(saved("many characters"), with_tables=with_tables) for with_tables in (False, True))
+    model = saved(f"{characters} characters")
+    file, tables = (pack(model, with_tables=with_tables) for with_tables in (False, True))
     made, at = np.frombuffer(Packed(file).tables(), np.uint32), 8
-    count = int.from_bytes(tables[12:16], "little")
+    sections = int.from_bytes(tables[12:16], "little")
     pairs = []
-    for kind, _, start, size in struct.iter_unpack("<IIQQ", tables[32 : 32 + 24 * count]):
+    for kind, _, start, size in struct.iter_unpack("<IIQQ", tables[32 : 32 + 24 * sections]):
         if kind not in (17, 18, 19, 20):  # POSITIONS to ENTRIES
             continue
         pairs.append((np.frombuffer(tables, np.uint32, size // 4, start), made[at : at + size // 4]))
         at += -(-size // 16) * 4
     (positions, slots, singles, entries), others = zip(*pairs, strict=True)
     assert np.array_equal(positions, others[0]) and np.array_equal(singles, others[2])
-    assert np.array_equal(slots > 0, others[1] > 0) and len(slots) >= 1 << 10  # of several parts
+    assert np.array_equal(slots > 0, others[1] > 0) and len(slots) >= 1 << slots_bits
+    ends, other_ends = (np.flatnonzero(one >> 31) for one in (entries, others[3]))
     for slot, other in zip(slots[slots > 0].tolist(), others[1][slots > 0].tolist(), strict=True):
-        assert followed(slot, entries) == followed(other, others[3])
+        assert followed(slot, entries, ends) == followed(other, others[3], other_ends)
 
 
-def followed(slot: int, entries: NDArray[np.uint32]) -> tuple[int, list[int]]:
-    """Return the check of an element of SLOTS, and the entries that it says."""
+def followed(slot: int, entries: NDArray[np.uint32], ends: NDArray[np.int64]) -> tuple[int, list[int]]:
+    """Return the check of an element of SLOTS, and the entries that it says; `ends` are the last of each."""
     bits = len(entries).bit_length()
     place = slot % (1 << bits) - 1
-    end = place + int(np.flatnonzero(entries[place:] >> 31)[0]) + 1
-    return slot >> bits, entries[place:end].tolist()
+    return slot >> bits, entries[place : ends[np.searchsorted(ends, place)] + 1].tolist()
 
 
 def test_tables_that_are_kept_outside_of_the_file_are_those_that_are_made() -> None:

@@ -386,7 +386,7 @@ def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(lea
 @pytest.mark.parametrize("size", [1, 700, (1 << 12) - 3, (1 << 18) - 100, 1 << 18, (1 << 20) - 5, 3_000_000])
 def test_hash_tables_have_the_parts_that_kernels_find(size: int) -> None:
     slots, left = mixture._empty_table(int(size * 0.7))
-    parts = 1 << min(max(len(slots).bit_length() - 10, 0), 10)  # as `part_of` does
+    parts = 1 << min(max(len(slots).bit_length() - 8, 0), 12)  # as `part_of` does
     assert len(left) == parts and len(slots) % parts == 0
     assert (left == len(slots) // parts - 1).all() and left.sum() >= int(size * 0.7)
 
