@@ -16,7 +16,7 @@ if command -v clang-14 wasm-ld-14 >/dev/null; then
 fi
 cc $flags -shared -fPIC -o "$out/libnextchar.so" nextchar.c
 cc $flags -D_DEFAULT_SOURCE -o "$out/nextchar-run" nextchar-run.c nextchar.c
-if [ "${2:-}" = libfuzzer ]; then # libfuzzer -max_len=400000 -len_control=0 FOLDER, which has small packed models
+if [ "${2:-}" = libfuzzer ]; then # libfuzzer -max_len=1300000 -len_control=0 FOLDER, which has small packed models
   clang-14 $flags -g -O2 -D_DEFAULT_SOURCE -fsanitize=fuzzer,address,undefined,float-cast-overflow \
     -fno-sanitize-recover=all -o "$out/libfuzzer" fuzz.c nextchar.c
 fi
