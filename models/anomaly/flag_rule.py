@@ -15,7 +15,7 @@ unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an
   no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known ones
   and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
 - **Severity.** Once more lines are rare than the rate explains, how rare a flagged line is depends on those
-  before, too: if m of n lines, of its class and unlike others, had scores as high, its p-value is at least
+  before, too: if m of n lines, unlike others, had scores as high, its p-value is at least
   (m - 1.25 sqrt(m)) / n.
 
 `FlagRule` is what the rule has to know of earlier lines. It depends on these and their order alone, and not
@@ -29,7 +29,7 @@ are dropped.
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Self
@@ -233,13 +233,14 @@ class FlagRule:
             return Verdict(is_flagged=False, key=kind.key)
         bin_, scores = math.floor(score * _BINS_PER_BIT), self._scores.setdefault(of, {})
         scores[bin_] = scores.get(bin_, 0) + 1
-        as_rare = sum(count for other, count in scores.items() if other >= bin_)
+        as_rare = _at_least(scores, bin_)
         if self._flagged.get(of, 0) >= allowed and as_rare > allowed / 2:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1
         kind.key = key
         if self.rare > allowed:
+            as_rare = sum(_at_least(counts, bin_) for counts in self._scores.values())
             p = max(p, (as_rare - _DEVIATIONS * math.sqrt(as_rare)) / self.lines)
         return Verdict(is_flagged=True, key=key, estimated_p=p)
 
@@ -338,6 +339,10 @@ class FlagRule:
         self._kinds = {name: kind for name, kind in kinds.items() if kind.count and name not in new}
         self._kinds |= {f"new {at}": kinds[name] for at, name in enumerate(new)}
         self._builder.restore([templates[int(name.removeprefix("new "))] for name in new])
+
+
+def _at_least(counts: Mapping[int, int], bin_: int) -> int:
+    return sum(count for other, count in counts.items() if other >= bin_)
 
 
 def _break_name(found: Break) -> str:

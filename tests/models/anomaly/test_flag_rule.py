@@ -125,6 +125,14 @@ def test_once_many_lines_are_as_rare_they_are_less_severe() -> None:
     assert rare(rule, "bus error now", 25.0).estimated_p == 2**-25
 
 
+def test_lines_of_every_kind_that_are_as_rare_make_a_line_less_severe() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [("", 0.0)] * 900)
+    for i in range(60):
+        rare(rule, f"login of user{i} from mars", 20.0, [broken("mars", f"word ({i},)", kind="word")])
+    assert rare(rule, "bus error now", 20.0).estimated_p > 1e-2
+
+
 @pytest.mark.parametrize(("normal", "flagged"), [(0, 1), (10_000, 12)])
 def test_a_kind_is_flagged_while_it_has_a_tenth_of_what_the_rate_explains(normal: int, flagged: int) -> None:
     lines: list[Line] = [("", 0.0)] * normal + new_kind(50)
