@@ -200,18 +200,19 @@ class Work:
         """Yield the records of lines that `_PartScorer` has scored, by the flag rule."""
         only_flagged = self.query is not None and self.query.only == "anomalous"
         for one in scored:
-            counts.update(one.get("totals", {}))
+            if "totals" in one:
+                counts.update(one["totals"])
             record: dict[str, Any] | None = one.get("record")
             if scorer.rule and record and "evidence" in one:
                 verdict = scorer.rule.judge(Evidence.load(one["evidence"]))
                 record |= verdict.changes(self.model.loaded.saved.card.name)
-                counts.update(repeated=not verdict.is_flagged)
+                counts["repeated"] += not verdict.is_flagged
                 is_hidden = only_flagged and not verdict.is_flagged and record.keys().isdisjoint(_ERRORS)
                 record = None if is_hidden else record
             elif scorer.rule and "is_unusual" in one:
                 scorer.rule.count(is_unusual=one["is_unusual"], is_flagged=one["is_flagged"])
             if record:
-                counts.update(anomalous=bool(record.get("anomalous")))
+                counts["anomalous"] += bool(record.get("anomalous"))
                 yield record
 
     def _completions(self, part: Part, counts: Counter[str]) -> Iterator[dict[str, Any]]:

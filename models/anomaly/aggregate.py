@@ -33,7 +33,8 @@ TEMPLATE_STATISTICS = ("template", "parameter")
 WORD_STATISTICS = ("words_8", "words_line")
 """The names of the columns after those, for a model that has n-grams of words, too."""
 
-_WORD_WINDOW = 8
+WORD_WINDOW = 8
+"""The number of adjacent words over which means are taken, in addition to the whole line."""
 
 NEW_TEMPLATE_BITS = 5.0
 """Added to the rarity of a new template. How probable new templates are is only estimated, from those that
@@ -64,7 +65,7 @@ def statistics(lines: Sequence[LineSurprisal]) -> NDArray[np.float64]:
         words = [line.words.bits for line in lines if line.words is not None]
         counts = np.array(list(map(len, words)), np.intp)
         values = np.concatenate(words, dtype=float)
-        result[:, -2] = _highest_means(values, counts, _WORD_WINDOW)
+        result[:, -2] = _highest_means(values, counts, WORD_WINDOW)
         result[:, -1] = _sums(values, counts) / counts
     if not lengths.any():
         return result

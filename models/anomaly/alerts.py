@@ -35,9 +35,6 @@ MAX_TEMPLATE_CHARACTERS = 500
 MAX_TITLE_CHARACTERS = 200
 """Of the line in a title."""
 
-PARAMETER = WILDCARD
-"""Stands in a template for what changes from line to line."""
-
 _MAX_SPANS = 20  # of an example
 _MAX_WORD_CHARACTERS = 60  # in a span key, and of each word in a value
 _MAX_VALUE_CHARACTERS = 200
@@ -52,9 +49,9 @@ class AlertKey:
     """What the occurrences of one alert share.
 
     Attributes:
-        template: the line with PARAMETER for what changes. span: the number of the anomalous word in the
+        template: the line with WILDCARD for what changes. span: the number of the anomalous word in the
         template, from 0, and the word, as in `4:root`; empty if no word is anomalous. value: the anomalous
-        words of the line that are values: that have a PARAMETER in the template. It is not part of the key.
+        words of the line that are values: that have a WILDCARD in the template. It is not part of the key.
     """
 
     template: str
@@ -210,14 +207,14 @@ def _value(words: Sequence[re.Match[str]], words_of_template: Sequence[str], spa
     return " ".join(
         word[0][:_MAX_WORD_CHARACTERS]
         for i, word in enumerate(words)
-        if PARAMETER in words_of_template[min(i, last)]
+        if WILDCARD in words_of_template[min(i, last)]
         and any(span.start < word.end() and word.start() < span.end for span in spans)
     )[:_MAX_VALUE_CHARACTERS]
 
 
 def template_of(text: str) -> str:
     """Return the template of a masked line by a model without templates: what has digits is a parameter."""
-    return " ".join(_VARIABLE.sub(PARAMETER, word) for word in text.split())
+    return " ".join(_VARIABLE.sub(WILDCARD, word) for word in text.split())
 
 
 def title_of(line: str, span: tuple[int, int] | None) -> str:

@@ -162,43 +162,29 @@ class CalibratedScorer:
         return bool(self.rule and self.rule.templates) and self.options.repeats == "count"
 
     def evidence(self, score: LineScore, line: LineReading) -> Evidence:
-        """Return what the rule needs of a line with a p-value that is low enough to flag it."""
-        assert self.rate is not None, "only lines with a calibration are rare"
-        parsed = line.surprisal.parsed
-        return Evidence(
-            fingerprint(line.masked.text),
-            self.group(line),
-            is_new=parsed is not None and parsed.template.is_new,
-            score=_own_score(score, line),
-            estimated_p=self._estimated_p(score, line),
-            breaks=[one for one in line.surprisal.breaks if one.p_value <= self.rate],
-            is_rare=self._is_rare_by_score(score, line),
-            line=self.loaded.vocabulary.to_text(line.original)[:MAX_EXAMPLE_CHARACTERS],
-        )
-
-    def _is_rare_by_score(self, score: LineScore, line: LineReading) -> bool:
-        """Return whether a line is rare without its breaks."""
-        assert self.calibration is not None and score.score is not None and self.rate is not None, (
-            "only lines with a calibration are rare"
-        )
-        calibration, length = self.calibration.calibration, len(line.masked.text)
-        return calibration.p_value(_own_score(score, line), characters=length) <= self.rate
-
-    def _estimated_p(self, score: LineScore, line: LineReading) -> float:
-        """Return the p-value of a line, estimated also below the smallest one.
+        """Return what the rule needs of a line with a p-value that is low enough to flag it.
 
         A line that is rare for its score and for a break is rarer than for one of them: by Fisher (1925), as
         if these were independent.
         """
-        assert self.calibration is not None and score.score is not None, (
-            "only lines with a calibration have one"
-        )
+        assert self.calibration is not None and self.rate is not None, "without them no line is rare"
+        parsed, breaks = line.surprisal.parsed, line.surprisal.breaks
+        own_score = (score.score or 0.0) - (breaks[0].score_bits if breaks else 0.0)
         calibration, length = self.calibration.calibration, len(line.masked.text)
-        estimate = calibration.estimated_p_value(_own_score(score, line), characters=length)
-        if line.surprisal.breaks:
-            product = estimate * line.surprisal.breaks[0].estimated_p
+        estimate = calibration.estimated_p_value(own_score, characters=length)
+        if breaks:
+            product = estimate * breaks[0].estimated_p
             estimate = product * (1 - math.log(product))
-        return min(estimate, score.p_value or 1.0)
+        return Evidence(
+            fingerprint(line.masked.text),
+            self.group(line),
+            is_new=parsed is not None and parsed.template.is_new,
+            score=own_score,
+            estimated_p=min(estimate, score.p_value or 1.0),
+            breaks=[one for one in breaks if one.p_value <= self.rate],
+            is_rare=calibration.p_value(own_score, characters=length) <= self.rate,
+            line=self.loaded.vocabulary.to_text(line.original)[:MAX_EXAMPLE_CHARACTERS],
+        )
 
     @property
     def change(self) -> Change | None:
@@ -350,12 +336,6 @@ class CalibratedScorer:
 def is_unusual(score: LineScore) -> bool:
     """Return whether a line is among the most unusual tenth, by the calibration."""
     return score.p_value is not None and score.p_value <= UNUSUAL
-
-
-def _own_score(score: LineScore, line: LineReading) -> float:
-    """Return a line's score without the rarity of its breaks."""
-    breaks = line.surprisal.breaks
-    return (score.score or 0.0) - (breaks[0].score_bits if breaks else 0.0)
 
 
 def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:

@@ -11,6 +11,7 @@ from nextchar.models.anomaly.aggregate import (
     TEMPLATE_STATISTICS,
     WINDOWS,
     WORD_STATISTICS,
+    WORD_WINDOW,
     statistics,
 )
 from nextchar.models.anomaly.calibration import CHARACTER_RATES, MIN_LINES, Bucket, Calibration, lines_needed
@@ -42,6 +43,9 @@ MAX_LINE_PER_WINDOW = 40
 """A window has its full weight in lines of up to so many times its length; in longer ones it has less. A line
 of a thousand characters always has a few surprising ones, and their peak is not informative."""
 
+MAX_LINE_PER_WORD_WINDOW = 10
+"""The same for the window of the n-grams of words, in words."""
+
 
 class CalibrationBuilder:
     """Makes a calibration of normal lines that are added in batches, of which only statistics are kept."""
@@ -54,6 +58,7 @@ class CalibrationBuilder:
         self._ngram_bits = 0.0
         self._word_bits = 0.0  # with the n-grams' bits of the characters of unknown words
         self._characters = 0  # with the newlines that were read
+        self._words = 0
         self._fixed_fractions = 0.0  # of the lines' tokens, those that templates fix
         self._lines = 0
 
@@ -73,6 +78,7 @@ class CalibrationBuilder:
         )
         self._word_bits += sum(map(_spelled_word_bits, lines))
         self._characters += sum(len(line.bits) + line.has_end for line in lines)
+        self._words += sum(len(line.words.bits) for line in lines if line.words is not None)
         self._fixed_fractions += sum(line.parsed.fixed_fraction for line in lines if line.parsed is not None)
 
     def build(self, *, buckets: int = 1, older: "CalibrationBuilder | None" = None) -> Calibration:
@@ -117,7 +123,7 @@ class CalibrationBuilder:
           character shifts half of the weight, within NETWORK_WEIGHT. See also NGRAM_WEIGHTS.
         - Between n-grams of characters and of words: those of words have half if they need as many bits, and
           MAX_WORD_WEIGHT if they need 30 % fewer.
-        - Among windows: see MAX_LINE_PER_WINDOW.
+        - Among windows: see MAX_LINE_PER_WINDOW and MAX_LINE_PER_WORD_WINDOW.
         - Of templates: the larger, the more of the lines they fix. Templates of lines without fixed words,
           such as domains or system calls, say nothing and have no weight.
         """
@@ -138,7 +144,9 @@ class CalibrationBuilder:
         if count == len(STATISTICS) + len(NGRAM_STATISTICS):
             return characters
         templates = np.array(TEMPLATE_WEIGHTS) * self._fixed_fractions / self._lines
-        words = np.full(len(WORD_STATISTICS), (1 - network_weight) * word_weight / len(WORD_STATISTICS))
+        word_count = length * self._words / max(1, self._characters)
+        word_means = np.array([1 / max(1.0, word_count / (MAX_LINE_PER_WORD_WINDOW * WORD_WINDOW)), 1.0])
+        words = (1 - network_weight) * word_weight * word_means / word_means.sum()
         left = 1 - templates.sum()
         return np.concatenate([left * characters, templates, *([left * words] if has_words else [])])
 

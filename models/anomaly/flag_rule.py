@@ -12,10 +12,10 @@ unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an
   lines that the rate explains, if that is more. Further ones are repeats.
 - **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
   has become: if it is among the rarest, half as many as the rate explains. It is a repeat otherwise, and of
-  no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. Lines that break contexts,
-  new templates and known ones are counted apart: a flood of one hides nothing of the others.
+  no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known ones
+  and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
 - **Severity.** Once more lines are rare than the rate explains, how rare a flagged line is depends on those
-  before, too: if m of n lines, of its class and unlike others, had scores as high, its p-value is at least
+  before, too: if m of n lines, unlike others, had scores as high, its p-value is at least
   (m - 1.25 sqrt(m)) / n.
 
 `FlagRule` is what the rule has to know of earlier lines. It depends on these and their order alone, and not
@@ -29,7 +29,7 @@ are dropped.
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Self
@@ -54,7 +54,7 @@ ChangeKind = Literal["new_kinds", "values", "log"]
 _MIN_ALLOWED = 4.0  # flagged lines that are explained whatever the rate is
 _NOISE = 2.0  # standard deviations
 _DEVIATIONS = 1.25  # standard deviations by which so many lines may be as rare by chance
-_MAX_FLAGGED = {"break": 2, "new": 1, "known": 2}  # of one kind, by class; or
+_MAX_FLAGGED_NEW, _MAX_FLAGGED = 1, 2  # of one kind: of a new template, or another; or
 _MAX_SHARE = 0.1  # of the lines that are explained
 _MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
 _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
@@ -229,17 +229,18 @@ class FlagRule:
                 self._kinds[name] = kind
         kind.count += 1
         of, allowed = name.partition(" ")[0], self._allowed()
-        if kind.flagged >= max(_MAX_FLAGGED[of], _MAX_SHARE * allowed):
+        if kind.flagged >= max(_MAX_FLAGGED_NEW if of == "new" else _MAX_FLAGGED, _MAX_SHARE * allowed):
             return Verdict(is_flagged=False, key=kind.key)
         bin_, scores = math.floor(score * _BINS_PER_BIT), self._scores.setdefault(of, {})
         scores[bin_] = scores.get(bin_, 0) + 1
-        as_rare = sum(count for other, count in scores.items() if other >= bin_)
+        as_rare = _at_least(scores, bin_)
         if self._flagged.get(of, 0) >= allowed and as_rare > allowed / 2:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1
         kind.key = key
         if self.rare > allowed:
+            as_rare = sum(_at_least(counts, bin_) for counts in self._scores.values())
             p = max(p, (as_rare - _DEVIATIONS * math.sqrt(as_rare)) / self.lines)
         return Verdict(is_flagged=True, key=key, estimated_p=p)
 
@@ -309,7 +310,7 @@ class FlagRule:
         return rule
 
     def _kind_of(self, found: Evidence) -> str:
-        """Return the class of a line's kind, of those in _MAX_FLAGGED, and its name."""
+        """Return the class of a line's kind, new or known, and its name."""
         if found.is_new:
             index = self._builder.add(tokenize(found.text))
             if index is not None and self._builder.fixed_fraction(index) >= _MIN_FIXED:
@@ -340,8 +341,12 @@ class FlagRule:
         self._builder.restore([templates[int(name.removeprefix("new "))] for name in new])
 
 
+def _at_least(counts: Mapping[int, int], bin_: int) -> int:
+    return sum(count for other, count in counts.items() if other >= bin_)
+
+
 def _break_name(found: Break) -> str:
-    return f"break {_hash(found.place)}"
+    return f"{found.kind} {_hash(found.place)}"
 
 
 def _hash(text: str) -> str:

@@ -112,7 +112,7 @@ class Scorer:
     def explain(
         self, texts: Sequence[str], *, threshold: float, max_read: int, check: Check = no_check
     ) -> list[list[Span] | None]:
-        """Return the anomalous spans of masked lines, in float32; see `explanation.explain`."""
+        """Return the anomalous spans of masked lines, in float32; see `noisy_channel.explain`."""
         network = CheckedNetwork(self.engine.network, check)
         return explain(network, self.engine.vocabulary, texts, threshold=threshold, max_read=max_read)
 

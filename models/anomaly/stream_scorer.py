@@ -20,6 +20,7 @@ from nextchar.models.text.lines import InputLine, LineParser, RawLine
 
 _MAX_EXPECTED_CHARACTERS = 5_000  # of a line for whose positions expected characters are returned
 _MAX_CACHED_CHARACTERS = 500  # of a cached line
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # `dumps` makes one for each record
 
 MAX_CACHED_BYTES = 4 << 20
 """Memory for the scores that a stream caches, because logs repeat lines: those of 2,500 lines of 100
@@ -184,5 +185,4 @@ class StreamScorer:
 
 def json_line(record: dict[str, Any]) -> bytes:
     """Return a record as one line of JSON. Unpaired surrogates are written as escapes."""
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace") + b"\n"
+    return _JSON.encode(record).encode("utf-8", "backslashreplace") + b"\n"

@@ -21,8 +21,9 @@ from functools import lru_cache
 
 from pydantic import Field
 
-from nextchar.models.anomaly.alerts import PARAMETER, Label
+from nextchar.models.anomaly.alerts import Label
 from nextchar.models.errors import Conflict, NotFound
+from nextchar.models.text.line_tokens import WILDCARD
 from nextchar.store.blobs import Blobs
 from nextchar.store.expiring_cache import Clock, ExpiringCache
 from nextchar.store.history import History, ImmutableRecord, number_of, read_record
@@ -297,9 +298,9 @@ def _literals(pattern: str) -> tuple[str, ...]:
     >>> _literals("user <*> from *")
     ('user <*> from ', '')
     """
-    between = [part.split("*") for part in pattern.split(PARAMETER)]
+    between = [part.split("*") for part in pattern.split(WILDCARD)]
     literals = between[0]
     for part in between[1:]:
-        literals[-1] += PARAMETER + part[0]
+        literals[-1] += WILDCARD + part[0]
         literals += part[1:]
     return tuple(literals)

@@ -35,7 +35,8 @@ from typing import Any, cast
 
 from redis import Redis
 
-from nextchar.models.anomaly.alerts import CRITICAL_P, PARAMETER, WARNING_P, AlertKey, Occurrence, severity_of
+from nextchar.models.anomaly.alerts import CRITICAL_P, WARNING_P, AlertKey, Occurrence, severity_of
+from nextchar.models.text.line_tokens import WILDCARD
 
 MAX_EXAMPLES = 5
 """Lines kept of an alert: distinct ones, with the highest scores."""
@@ -54,7 +55,7 @@ FIRST_INTERVAL_S = 60.0
 TTL_S = 30 * 86_400
 """Time from its last occurrence until an alert is deleted."""
 
-EVICTED_KEY = AlertKey(f"too many alerts: {PARAMETER} evicted", "")
+EVICTED_KEY = AlertKey(f"too many alerts: {WILDCARD} evicted", "")
 """That of the alert that sums up a model's evicted ones."""
 
 _MAX_SOURCES = 10

@@ -119,6 +119,18 @@ def test_weights_of_words_by_hand(
     np.testing.assert_allclose(bucket.weights[14:], of_ngrams * words / 2, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize(("words", "window"), [(80, 1.0), (160, 0.5), (800, 0.1)])
+def test_peaks_of_lines_of_many_words_weigh_less(words: int, window: float) -> None:
+    line = replace(
+        surprisal([1.0] * 800),
+        ngram_bits=np.ones(800, np.float32),
+        parsed=ParsedLine(Template("<*>", 1), ("x",), 1.0, 1.0, 0.0),
+        words=WordSurprisal(np.full(words, 800 / words, np.float32), ()),
+    )
+    [bucket] = calibrate([line] * 3).buckets
+    np.testing.assert_allclose(bucket.weights[14:], 0.25 * np.array([window, 1]) / (1 + window), rtol=1e-6)
+
+
 def test_calibration_in_batches_equals_calibration_at_once() -> None:
     surprisals = random_lines(np.random.default_rng(7), 900)
     some = CalibrationBuilder()

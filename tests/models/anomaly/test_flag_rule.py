@@ -51,8 +51,8 @@ def rare(
     return rule.judge(found, now=now)
 
 
-def broken(text: str, place: str = "text (' of',)", *, bits: float = 11.0) -> Break:
-    return Break(0.001, 0.001, "text", place, text, "", 0, 0, bits)
+def broken(text: str, place: str = "text (' of',)", *, bits: float = 11.0, kind: str = "text") -> Break:
+    return Break(0.001, 0.001, kind, place, text, "", 0, 0, bits)
 
 
 def flags(rule: FlagRule, lines: Sequence[Line]) -> list[bool]:
@@ -82,6 +82,15 @@ def test_damaged_lines_are_flagged_in_a_flood_of_new_templates() -> None:
     judge(rule, [(" ".join(_word(r) for _ in range(6)), r.uniform(12, 30)) for _ in range(1_000)])
     damaged = ("login of user1 zebra host1", "disk sda of the sec")
     assert all(rare(rule, text, 7.0, [broken(text, text)]).is_flagged for text in damaged)
+
+
+def test_a_number_out_of_range_is_flagged_in_a_flood_of_new_words() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    for i in range(500):
+        rare(rule, f"login of user{i} from mars", 20.0, [broken("mars", f"word ({i},)", kind="word")])
+    assert not rare(rule, "login of zebra", 9.0, [broken("zebra", "word (' of',)", kind="word")]).is_flagged
+    number = broken("999", "number (' of',)", kind="number")
+    assert rare(rule, "login of user999 from mars", 9.0, [number]).is_flagged
 
 
 def test_of_lines_with_a_break_in_one_place_two_are_flagged() -> None:
@@ -114,6 +123,14 @@ def test_once_many_lines_are_as_rare_they_are_less_severe() -> None:
     judge(rule, [(f"login of user{i} from mars", 9.0) for i in range(60)])
     assert rare(rule, f"{_word(r)} {_word(r)} failed {_word(r)}", 20.0).estimated_p > 1e-3
     assert rare(rule, "bus error now", 25.0).estimated_p == 2**-25
+
+
+def test_lines_of_every_kind_that_are_as_rare_make_a_line_less_severe() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [("", 0.0)] * 900)
+    for i in range(60):
+        rare(rule, f"login of user{i} from mars", 20.0, [broken("mars", f"word ({i},)", kind="word")])
+    assert rare(rule, "bus error now", 20.0).estimated_p > 1e-2
 
 
 @pytest.mark.parametrize(("normal", "flagged"), [(0, 1), (10_000, 12)])
