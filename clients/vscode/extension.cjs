@@ -62,13 +62,12 @@ class Provider {
 async function connect(onError) {
   const { Nextchar } = await import("./client.js");
   const { EventQueue } = await import("./event-queue.js");
-  const { Suggester, promptOf } = await import("./suggester.js");
   const settings = vscode.workspace.getConfiguration("nextchar");
   const client = new Nextchar({ url: settings.get("server"), key: settings.get("key") || null });
   const model = settings.get("model") || (await client.models())[0]?.id;
   if (!model) throw new Error("the service has no model yet: train one, or set nextchar.model");
   const events = settings.get("report") ? new EventQueue(client, onError) : null;
-  return { client, model, events, Suggester, promptOf };
+  return { client, model, events, ...(await import("./suggester.js")) };
 }
 
 exports.activate = ({ subscriptions }) => {
