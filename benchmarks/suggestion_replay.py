@@ -2,7 +2,8 @@
 
 Suggestions: after each key the completer returns a continuation of up to 40 characters with
 log-probabilities. The prefix that is expected to save the most keys (`likely_length`) is shown, up to the end
-of a line. It stays while the user types along it; the rest of the answer is used before the next request.
+of a line, with its break if the text has one before. It stays while the user types along it; the rest of the
+answer is used before the next request.
 The fewer right suggestions the user has accepted, the more keys a suggestion must save (`ACCEPTANCE`).
 
 The user: Tab accepts the suggestion, Ctrl + right arrow its first word (`first_word`); each is one key, as is
@@ -162,6 +163,8 @@ class Suggestions:
         text, logprobs = self._known.text, self._known.logprobs
         line = _LINE.match(text, start)
         end = line.end() if line else start
+        if text[end : end + 1] == "\n" and "\n" in self._context + self._prompt + text[:start]:
+            end += 1
         if logprobs is None:
             return end
         word = len(first_word(text[start:end])) if self._accepts_words else 1

@@ -18,7 +18,7 @@ from nextchar.app.acceptance.figure_schemas import (
 from nextchar.app.acceptance.figures import Acceptance
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import Learning, forget_corpora
-from nextchar.app.acceptance.schemas import EventCreate, EventsBody, EventsCreate
+from nextchar.app.acceptance.schemas import EventsBody, EventsCreate
 from nextchar.app.access.permissions import AccessDep, access_of
 from nextchar.app.http.bodies import DocumentRoute
 from nextchar.app.http.errors import error_responses
@@ -92,8 +92,8 @@ async def add_events(services: ServicesDep, request: Request, body: EventsCreate
         found = {one: services[KnownModels].get(one, _not_now) for one in references}
     except LookupError:  # not known, or no more
         found = await run_in_thread(_resolve, services, references)
-    events = [_resolved(event, found[event.model or default]) for event in body.events]
-    counted = [event for event in events if event]
+    models = [(event, found[event.model or default]) for event in body.events]
+    counted = [ResolvedEvent(event, *model) for event, model in models if model]
     if not counted:
         raise NotFound(
             f"there is no model {min(references)!r}; send the model of the response that had the suggestion",
@@ -102,7 +102,7 @@ async def add_events(services: ServicesDep, request: Request, body: EventsCreate
         )
     duplicates = await services[EventCounts].add(counted, owner=current_key())
     response = EventsBody(
-        accepted=len(counted) - duplicates, duplicates=duplicates, rejected=len(events) - len(counted)
+        accepted=len(counted) - duplicates, duplicates=duplicates, rejected=len(models) - len(counted)
     )
     return Response(response.model_dump_json(), status_code=202, media_type="application/json")
 
@@ -187,7 +187,3 @@ def _resolve(services: Services, references: set[str]) -> dict[str, tuple[str, i
 
     known = services[KnownModels]
     return {one: known.get(one, lambda _, one=one: resolve(one)) for one in references}  # type: ignore[misc]
-
-
-def _resolved(event: EventCreate, model: tuple[str, int] | None) -> ResolvedEvent | None:
-    return ResolvedEvent(event, *model) if model else None

@@ -162,15 +162,7 @@ def _body(loaded: Loaded, prefix: str, suggestions: Sequence[Suggestion]) -> Sug
         early=loaded.is_early,
         prefix=prefix,
         suggestions=[
-            SuggestionBody(
-                id=f"{name}.{index}",
-                text=one.text,
-                probability=one.probability,
-                count=one.count,
-                exists=one.exists,
-                replaced=one.replaced,
-            )
-            for index, one in enumerate(suggestions)
+            SuggestionBody(id=f"{name}.{index}", **vars(one)) for index, one in enumerate(suggestions)
         ],
     )
 

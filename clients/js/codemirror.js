@@ -1,7 +1,7 @@
 /** Ghost text in CodeMirror 6: an extension. The page passes its own libraries, so none is loaded twice. */
 
 import { Nextchar } from "./client.js";
-import { Suggester, firstWord, promptOf } from "./suggester.js";
+import { Suggester, firstWord, promptOf, visible } from "./suggester.js";
 
 export function codemirror(options, { state, view }) {
   const { Prec, StateEffect, StateField } = state;
@@ -14,6 +14,7 @@ export function codemirror(options, { state, view }) {
     const isAtEnd = empty && selection.ranges.length === 1 && !doc.lineAt(head).text.slice(head - doc.lineAt(head).from).trim();
     return isAtEnd ? promptOf(doc.sliceString(0, head)) : null;
   };
+  const suffixIn = ({ doc, selection }) => doc.sliceString(selection.main.head);
 
   const ghost = StateField.define({
     create: () => "",
@@ -21,7 +22,7 @@ export function codemirror(options, { state, view }) {
       for (const effect of transaction.effects) if (effect.is(show)) return effect.value;
       if (!transaction.docChanged) return transaction.selection ? "" : text;
       const prompt = transaction.isUserEvent("input") ? promptIn(transaction.state) : null;
-      return (prompt !== null && suggester.recall(prompt)) || ""; // stays while one types along, with no request
+      return (prompt !== null && suggester.recall(prompt, suffixIn(transaction.state))) || ""; // stays while one types along, with no request
     },
     provide: (field) =>
       EditorView.decorations.compute([field, "selection"], (now) => {
@@ -45,7 +46,7 @@ export function codemirror(options, { state, view }) {
       span.className = "nextchar-ghost";
       span.setAttribute("aria-hidden", "true");
       span.style.color = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transparent))";
-      span.textContent = this.text;
+      span.textContent = visible(this.text);
       return span;
     }
 
@@ -57,7 +58,7 @@ export function codemirror(options, { state, view }) {
   async function ask(editor) {
     const prompt = promptIn(editor.state);
     if (prompt === null || editor.composing) return suggester.abort();
-    const text = await suggester.suggest(prompt);
+    const text = await suggester.suggest(prompt, { suffix: suffixIn(editor.state) });
     if (!text || promptIn(editor.state) !== prompt || editor.state.field(ghost) === text) return;
     editor.dispatch({ effects: [show.of(text), EditorView.announce.of(`Suggestion: ${text}`)] });
   }

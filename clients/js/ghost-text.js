@@ -4,7 +4,7 @@ import { randomId } from "./client.js";
 import { emit } from "./events.js";
 import { FieldHelper, forwardBy, insertText, isEditable, isFocused } from "./field-helper.js";
 import { Mirror, create, style } from "./mirror.js";
-import { Suggester, firstWord, promptOf, suffixOf } from "./suggester.js";
+import { Suggester, firstWord, promptOf, visible } from "./suggester.js";
 
 const CHECK_EVERY_MS = 250;
 const COLOR = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transparent))";
@@ -30,7 +30,7 @@ export class GhostText extends FieldHelper {
   async update(isRest) {
     const before = this.#textBefore();
     if (before === null) return this.hide();
-    const prompt = promptOf(before), suffix = suffixOf(this.field.value.slice(before.length));
+    const prompt = promptOf(before), suffix = this.field.value.slice(before.length);
     const cached = this.suggester.recall(prompt, suffix);
     if (cached) this.#show(cached, isRest); // at once: it does not flicker
     else this.#clear();
@@ -65,7 +65,7 @@ export class GhostText extends FieldHelper {
     const { value, selectionStart, selectionEnd, maxLength } = this.field;
     const isOutside = maxLength >= 0 && value.length >= maxLength || value.length < this.options.min;
     if (selectionStart !== selectionEnd || isOutside || !isEditable(this.field) || !isFocused(this.field)) return null;
-    const isAllowed = this.options.midline || /^(?:[\r\n]|$)/.test(value.slice(selectionEnd));
+    const isAllowed = this.options.midline || !/^./.test(value.slice(selectionEnd));
     return isAllowed ? value.slice(0, selectionEnd) : null;
   }
 
@@ -143,7 +143,7 @@ class GhostLayer {
     const padding = parseFloat(mirror.box.style.paddingTop) + parseFloat(mirror.box.style.paddingBottom);
     this.#top = isLong ? scrollHeight - padding - mirror.text.offsetHeight : 0;
     const ghost = create("span", { color: COLOR });
-    ghost.textContent = text;
+    ghost.textContent = visible(text);
     if (isAtEnd(this.field)) {
       // The line may break before the suggestion; no word moves.
       after.replaceWith(create("wbr"), ghost);
@@ -151,7 +151,7 @@ class GhostLayer {
       // It must move nothing, so it covers the text after the caret.
       const anchor = create("span", { position: "relative" });
       style(ghost, { position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
-      if (!/^[\r\n]/.test(value.slice(caret))) {
+      if (/^./.test(value.slice(caret))) {
         ghost.style.backgroundColor = getComputedStyle(this.field).backgroundColor;
       }
       anchor.append("\u200b", ghost);

@@ -7,9 +7,11 @@ export function monaco(options, { languages }, selector = "*") {
   const client = options.client ?? new Nextchar(options);
   const suggesters = new WeakMap(); // by text, so that editors side by side do not cancel each other's requests
 
-  const promptAt = (model, { lineNumber, column }) => {
-    const range = { startLineNumber: 1, startColumn: 1, endLineNumber: lineNumber, endColumn: column };
-    return promptOf(model.getValueInRange(range).replaceAll("\r\n", "\n"));
+  const around = (model, { lineNumber, column }) => {
+    const last = model.getLineCount();
+    const read = (startLineNumber, startColumn, endLineNumber, endColumn) =>
+      model.getValueInRange({ startLineNumber, startColumn, endLineNumber, endColumn }).replaceAll("\r\n", "\n");
+    return [promptOf(read(1, 1, lineNumber, column)), read(lineNumber, column, last, model.getLineMaxColumn(last))];
   };
 
   function suggesterOf(model) {
@@ -18,7 +20,7 @@ export function monaco(options, { languages }, selector = "*") {
       suggesters.set(model, suggester);
       // Monaco asks once for several keys, and the suggester learns from each what the user accepts.
       model.onDidChangeContent(({ changes: [change] }) => {
-        if (change) suggester.recall(promptAt(model, model.getPositionAt(change.rangeOffset + change.text.length)));
+        if (change) suggester.recall(...around(model, model.getPositionAt(change.rangeOffset + change.text.length)));
       });
     }
     return suggesters.get(model);
@@ -31,7 +33,8 @@ export function monaco(options, { languages }, selector = "*") {
       if (model.getLineContent(lineNumber).slice(column - 1).trim()) return none;
       const stop = new AbortController();
       token.onCancellationRequested(() => stop.abort());
-      const insertText = await suggesterOf(model).suggest(promptAt(model, position), { signal: stop.signal });
+      const [prompt, suffix] = around(model, position);
+      const insertText = await suggesterOf(model).suggest(prompt, { suffix, signal: stop.signal });
       if (!insertText) return none;
       const range = { startLineNumber: lineNumber, startColumn: column, endLineNumber: lineNumber, endColumn: column };
       return { items: [{ insertText, range }], model };

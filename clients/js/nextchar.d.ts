@@ -730,7 +730,10 @@ export class Suggester {
   /** The `name@version` of the last response, and the milliseconds from the call to it. */
   model?: string;
   tookMs?: number;
-  /** What follows, without a request: "" for nothing, null if it is not known. */
+  /**
+   * What follows, without a request: "" for nothing, null if it is not known. `suffix` is the text after the caret: at the
+   * end of a text with several lines, a suggestion can end with a line break.
+   */
   recall(prompt: string, suffix?: string): string | null;
   /** What follows: "" for nothing, null if a newer call or `signal` aborted this one. Never throws. */
   suggest(prompt: string, options?: { suffix?: string; signal?: AbortSignal }): Promise<string | null>;

@@ -51,7 +51,8 @@ export class Reporter {
     this.#shown = null;
     this.#add("shown", shown, { latency_ms: shown.tookMs });
     const { value, selectionEnd } = this.field;
-    const text = value.slice(value.lastIndexOf("\n", selectionEnd - 1) + 1, selectionEnd).slice(0, MAX_TEXT); // the line
+    const before = value.slice(0, selectionEnd).replace(/\n$/, ""); // what was accepted may end with a line break
+    const text = before.slice(before.lastIndexOf("\n") + 1).slice(0, MAX_TEXT); // the line
     if (!shown.accepted) return (type === "dismissed" || value !== shown.value) && this.#add(type, shown, { text: isLeft ? text : null });
     const characters = Math.max(0, [...shown.accepted].length - shown.typed); // inserted
     this.#add("accepted", shown, { characters, text });

@@ -18,9 +18,6 @@ export function promptOf(before) {
   return before.slice(/[\udc00-\udfff]/.test(before[from]) ? from + 1 : from);
 }
 
-// What follows on the same line, if it is more than blanks, with the text after it.
-export const suffixOf = (after) => (/^[^\S\r\n]*[^\s]/.test(after) ? after.slice(0, MAX_SUFFIX) : "");
-
 // n characters for one key save n - 1, if all (or a word) are right. Later suggestions save more.
 export function likelyLength(logprobs, wordLength = 1, acceptance = 0.5) {
   const chances = logprobs.map(Math.exp), best = [...chances, 0].fill(0); // saved from a character on
@@ -40,6 +37,9 @@ export function likelyLength(logprobs, wordLength = 1, acceptance = 0.5) {
   return length;
 }
 
+// A break at the end would not be seen.
+export const visible = (text) => text.replace(/\n$/, "↵");
+
 export function firstWord(text) {
   const [found] = /^\s*(?:[\p{L}\p{M}\p{N}_'’]+|(?:[^\s\p{L}\p{M}\p{N}_'’]\p{M}*)+)/u.exec(text) ?? [text];
   const space = found.length - found.trimStart().length;
@@ -55,10 +55,10 @@ export class Suggester {
   #calls;
   #cached = null; // {prompt, text, logprobs, typed, end}: text.slice(0, end) was suggested
 
-  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, clientId, debounce = null, onError } = {}) {
+  constructor(client, model, { until = "likely", max = 40, temperature = 0, expert, clientId, debounce, onError } = {}) {
     const complete = ([prompt, suffix], how) => {
       // Candidates are compared as whole lines, without log-probabilities.
-      const between = suffix && { suffix, until: "line", logprobs: undefined };
+      const between = /^.*\S/.test(suffix) && { suffix: suffix.slice(0, MAX_SUFFIX), until: "line", logprobs: undefined };
       return client.complete(model, prompt, { ...this.fields, ...between, ...how });
     };
     this.#calls = new DebouncedCalls(complete, { debounce, onError });
@@ -84,13 +84,12 @@ export class Suggester {
     return cached.text.slice(length, cached.end);
   }
 
-  // `suffix`: what follows on the same line, by which several completions are compared.
   async suggest(prompt, { suffix = "", signal } = {}) {
     this.#calls.abort();
     const cached = this.recall(prompt, suffix);
     if (cached !== null) return cached;
     const response = await this.#calls.call([prompt, suffix], signal);
-    if (!response) return response === null ? null : "";
+    if (!response) return response;
     Object.assign(this, { model: response.model, tookMs: this.#calls.tookMs });
     const part = this.#keep(prompt, suffix, response);
     response.rest?.then((whole) => {
@@ -113,10 +112,13 @@ export class Suggester {
     this.#cached = null;
   }
 
-  #endOf({ text, logprobs }, start) {
-    const line = start + /^\s*[^\r\n]*/.exec(text.slice(start))[0].length;
+  #endOf({ prompt, suffix, text, logprobs }, start) {
+    const typed = text.slice(0, start);
+    let line = start + /^\s*[^\r\n]*/.exec(text.slice(start))[0].length;
+    // With its break, where several lines end.
+    if (text[line] === "\n" && !suffix && (prompt + typed).includes("\n", 1)) line++;
     if (!logprobs) return line;
-    const skip = [...text.slice(0, start)].length; // one log-probability per code point
+    const skip = [...typed].length; // one log-probability per code point
     const characters = [...text.slice(start, line)];
     const word = this.#acceptsWords ? [...firstWord(characters.join(""))].length : 1;
     const length = likelyLength(logprobs.slice(skip, skip + characters.length), word, this.#acceptance);
@@ -132,7 +134,7 @@ export class DebouncedCalls {
   #failures = 0;
   #pausedUntil = 0;
 
-  constructor(request, { debounce = null, onError = () => {} }) {
+  constructor(request, { debounce, onError = () => {} }) {
     Object.assign(this, { request, debounce, onError });
   }
 
@@ -141,11 +143,11 @@ export class DebouncedCalls {
     this.#inFlight = null;
   }
 
-  // Returns null if a newer call or `outer` aborted this one, undefined after an error.
+  // Returns null if a newer call or `outer` aborted this one, "" after an error.
   async call(asked, outer) {
     this.abort();
     const began = performance.now();
-    if (began < this.#pausedUntil) return undefined;
+    if (began < this.#pausedUntil) return "";
     const own = (this.#inFlight = new AbortController());
     const signal = outer ? AbortSignal.any([own.signal, outer]) : own.signal;
     try {
@@ -163,7 +165,7 @@ export class DebouncedCalls {
       const pause = Math.max(1000 * (error.retryAfter ?? 0), Math.min(MAX_BACKOFF_MS, 1000 * 2 ** this.#failures++));
       this.#pausedUntil = performance.now() + pause;
       this.onError(error, pause);
-      return undefined;
+      return "";
     } finally {
       if (this.#inFlight === own) this.#inFlight = null;
     }

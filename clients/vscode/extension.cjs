@@ -25,9 +25,9 @@ class Provider {
     const end = document.lineAt(document.lineCount - 1).range.end;
     const before = document.getText(new vscode.Range(0, 0, position.line, position.character)).replaceAll("\r\n", "\n");
     try {
-      const { promptOf, suffixOf, ...service } = await (this.#service ??= connect((error) => this.#log.appendLine(error.message)));
+      const { promptOf, ...service } = await (this.#service ??= connect((error) => this.#log.appendLine(error.message)));
       const suggester = this.#suggester(service, document);
-      const suffix = suffixOf(document.getText(new vscode.Range(position, end)).replaceAll("\r\n", "\n"));
+      const suffix = document.getText(new vscode.Range(position, end)).replaceAll("\r\n", "\n");
       const text = await suggester.suggest(promptOf(before), { suffix, signal: stop.signal });
       if (!text || stop.signal.aborted) return [];
       const item = new vscode.InlineCompletionItem(text, new vscode.Range(position, position));
@@ -62,13 +62,12 @@ class Provider {
 async function connect(onError) {
   const { Nextchar } = await import("./client.js");
   const { EventQueue } = await import("./event-queue.js");
-  const { Suggester, promptOf, suffixOf } = await import("./suggester.js");
   const settings = vscode.workspace.getConfiguration("nextchar");
   const client = new Nextchar({ url: settings.get("server"), key: settings.get("key") || null });
   const model = settings.get("model") || (await client.models())[0]?.id;
   if (!model) throw new Error("the service has no model yet: train one, or set nextchar.model");
   const events = settings.get("report") ? new EventQueue(client, onError) : null;
-  return { client, model, events, Suggester, promptOf, suffixOf };
+  return { client, model, events, ...(await import("./suggester.js")) };
 }
 
 exports.activate = ({ subscriptions }) => {

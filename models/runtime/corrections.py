@@ -8,7 +8,7 @@ the mixture reads the best of them side by side, and those in which an unknown w
 """
 
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ _WIDTH = 16  # hypotheses of the first pass
 _READ = 12  # of them, those of the second
 _MAX_DIFFERENCE = 6 / BITS  # nats, about, by which the mixture finds another prefix likelier than the network
 _MAX_BEHIND = 6 / BITS  # nats: prefixes that are less likely than the typed one by more are not followed
+_MAX_AHEAD = 4 / BITS  # nats, by which all of them together are likelier: a new word looks like an error
 
 
 @dataclass(frozen=True)
@@ -198,10 +199,12 @@ def _best(hypotheses: list[_Hypothesis]) -> list[_Hypothesis]:
 def _likely(starts: list[Start], typed: tuple[int, ...]) -> list[Start]:
     """Return what was typed and the prefixes that are not much less likely, with their shares."""
     (exact,) = (start for start in starts if start.ids == typed)
-    kept = [start for start in starts if start.total >= exact.total - _MAX_BEHIND and start is not exact]
-    kept = [exact, *sorted(kept, key=lambda start: -start.total)]
+    others = [start for start in starts if start.total >= exact.total - _MAX_BEHIND and start is not exact]
+    least = float(np.logaddexp.reduce([start.total for start in others])) - _MAX_AHEAD
+    exact = replace(exact, total=max(exact.total, least))
+    kept = [exact, *sorted(others, key=lambda start: -start.total)]
     every = float(np.logaddexp.reduce([start.total for start in kept]))
-    return [Start(one.ids, one.total - every, one.logprobs, one.state) for one in kept]
+    return [replace(one, total=one.total - every) for one in kept]
 
 
 def _common_length(texts: list[tuple[int, ...]]) -> int:

@@ -29,10 +29,10 @@ class Wrong:
         return Continuation("###", [0.0] * 3)
 
 
-def test_sure_and_right_writes_a_line_with_one_key() -> None:
+def test_sure_and_right_writes_a_line_with_one_key_and_its_break_with_it_after_the_first() -> None:
     outcome = replay(Right(0.9999), TEXT, context="")
-    # Its answers are 40 characters, which end in the next line; the line break goes with what follows.
-    assert outcome.keys < 10 and outcome.characters == len(TEXT) and outcome.words == 0
+    # A line, a break with what is known of the next, its rest with its break, and two keys for the third.
+    assert outcome.keys == 5 and outcome.characters == len(TEXT) and outcome.words == 0
     assert outcome.saved == 1 - outcome.keys / len(TEXT)
 
 

@@ -82,6 +82,17 @@ def test_codemirror_shows_ghost_text_and_tab_accepts_it(codemirror: Page) -> Non
     cm_text(codemirror, "la")
 
 
+def test_codemirror_takes_a_line_with_its_break_at_the_end_of_several_lines(codemirror: Page) -> None:
+    codemirror.keyboard.type("lazy\nla")
+    cm_ghost(codemirror, "zy-fox bug↵")
+    codemirror.keyboard.press("Tab")
+    cm_text(codemirror, "lazy\nlazy-fox bug\n")
+    codemirror.keyboard.press("ArrowUp")
+    codemirror.keyboard.press("End")
+    codemirror.keyboard.type("\nla")
+    cm_ghost(codemirror, "zy-fox bug")
+
+
 def test_codemirror_asks_when_an_input_method_commits(codemirror: Page, asked: Asked) -> None:
     method = codemirror.context.new_cdp_session(codemirror)
     method.send("Input.imeSetComposition", {"text": "la", "selectionStart": 2, "selectionEnd": 2})

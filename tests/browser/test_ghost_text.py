@@ -287,14 +287,14 @@ def test_ghost_text_begins_where_the_caret_is(visit: Visit, scale: str) -> None:
     page = visit(f"<div style='{scale}'><textarea id=t data-nextchar=line style='{box}'></textarea></div>")
     text = "lazy-fox bug lazy-fox bug\nlazy-fox bug lazy la"
     page.locator("#t").fill(text)
-    ghost(page, "zy-fox bug")
+    ghost(page, "zy-fox bug↵")
     suggested = box_of_ghost(page)
     drawn = page.locator("#t").screenshot()
     page.evaluate(
         f"""() => {{
           const twin = Object.assign(document.createElement('div'), {{textContent: {text!r} }});
           twin.style.cssText = {box!r} + '; white-space: pre-wrap; visibility: hidden';
-          const end = document.createElement('span'); end.textContent = 'zy-fox bug';
+          const end = document.createElement('span'); end.textContent = 'zy-fox bug↵';
           twin.append(document.createElement('wbr'), end);
           document.querySelector('#t').parentNode.append(twin); end.id = 'end';
         }}"""
@@ -310,7 +310,7 @@ def test_long_text_scrolled_to_its_end_has_its_ghost_on_the_last_line(visit: Vis
     page.locator("#t").fill("lazy-fox bug\n" * 400 + "la")
     page.keyboard.press("Control+End")
     page.keyboard.type("z")
-    ghost(page, "y-fox bug")
+    ghost(page, "y-fox bug↵")
     field, shown = page.locator("#t").bounding_box(), box_of_ghost(page)
     assert field
     assert field["y"] + field["height"] - 30 < shown["y"] < field["y"] + field["height"]
@@ -386,7 +386,7 @@ def test_fields_that_cannot_be_edited_or_are_no_text_are_ignored(visit: Visit, a
 def test_only_at_the_end_of_a_line_unless_midline_is_set(visit: Visit, asked: Asked) -> None:
     page = visit(TEXTAREA)
     page.locator("#t").fill("x lazy\nlazy")
-    ghost(page, "-fox bug")  # the request of `fill` is answered
+    ghost(page, "-fox bug↵")  # the request of `fill` is answered
     page.locator("#t").evaluate("t => t.setSelectionRange(1, 1)")
     asked.clear()
     page.keyboard.type("b")
@@ -407,13 +407,23 @@ def test_only_at_the_end_of_a_line_unless_midline_is_set(visit: Visit, asked: As
 
 def test_ghost_text_at_the_end_of_an_inner_line_moves_no_other_text(visit: Visit) -> None:
     page = visit(TEXTAREA)
-    page.locator("#t").fill("l\nlazy")
-    page.locator("#t").evaluate("t => t.setSelectionRange(1, 1)")
+    page.locator("#t").fill("lazy\nl\nlazy")
+    page.locator("#t").evaluate("t => t.setSelectionRange(6, 6)")
     page.keyboard.type("a")
     ghost(page, "zy-fox bug")
     page.keyboard.press("ArrowRight")
-    value(page, "la\nlazy")
-    assert page.locator("#t").evaluate("t => t.selectionStart") == 3
+    value(page, "lazy\nla\nlazy")
+    assert page.locator("#t").evaluate("t => t.selectionStart") == 8
+
+
+def test_line_is_accepted_with_its_break_where_the_text_has_lines(visit: Visit) -> None:
+    page = visit(TEXTAREA)
+    page.locator("#t").fill("lazy-fox bug\n")
+    page.locator("#t").press_sequentially("la")
+    ghost(page, "zy-fox bug↵")
+    page.keyboard.press("Tab")
+    value(page, "lazy-fox bug\nlazy-fox bug\n")
+    ghost(page, "lazy-fox bug↵")
 
 
 def test_suggestion_fits_into_maxlength(visit: Visit) -> None:
@@ -570,7 +580,7 @@ def test_long_text_is_sent_from_a_start_that_stays(visit: Visit, asked: Asked) -
     text = "lazy-fox bug\n" * 3000
     page.locator("#t").focus()
     page.locator("#t").evaluate("(t, text) => { t.value = text; t.setSelectionRange(1e9, 1e9); }", text)
-    for key, rest in (("l", "azy-fox bug"), ("o", "x bug")):
+    for key, rest in (("l", "azy-fox bug↵"), ("o", "x bug↵")):
         page.keyboard.type(key)
         ghost(page, rest)
     first, second = (body["prompt"] for body in asked)

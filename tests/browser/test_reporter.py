@@ -116,7 +116,7 @@ def test_texts_are_sent_only_where_the_page_says_so(visit: Visit, events: Events
     page = visit(GHOST.replace("=ids", "=text"))
     page.locator("#t").fill("before\n")
     page.locator("#t").press_sequentially("l")
-    ghost(page, "azy-fox bug")
+    ghost(page, "azy-fox bug↵")
     page.keyboard.press("Tab")
     send(page)
     assert [event["text"] for event in events] == [None, "lazy-fox bug", None]

@@ -114,9 +114,9 @@ def complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Complete:
 
 
 def test_line_is_completed_at_its_end_and_between_what_is_there(complete: Complete, url: str) -> None:
-    calls = [("a", 0, 1), ("adx\na", 1, 1), ("ay", 0, 1), ("adx\nay\nadx", 1, 1), ("adx", 0, 2)]
-    answer = complete(*calls, server=url, model="table")
-    assert answer == {"found": [["dx"], ["dx"], ["n"], ["n"], []], "log": []}
+    at_ends = [("a", 0, 1), ("adx\na", 1, 1), ("adx\na\nadx", 1, 1), ("adx", 0, 2)]
+    answer = complete(*at_ends, ("ay", 0, 1), ("adx\nay\nadx", 1, 1), server=url, model="table")
+    assert answer == {"found": [["dx"], ["dx\n"], ["dx"], [], ["n"], ["n"]], "log": []}
 
 
 def test_newest_model_is_used_without_a_setting(complete: Complete, url: str) -> None:

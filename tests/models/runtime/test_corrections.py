@@ -105,8 +105,10 @@ def test_prefix_that_is_expected_is_read_as_it_is() -> None:
     assert network.read < 4 * len("hotels in l")
 
 
-def test_shares_are_those_of_comparing_all_edits() -> None:
-    typed = "wether"
+@pytest.mark.parametrize(
+    ("typed", "is_likely"), [("wether", False), ("hotwls in l", False), ("britnei", True)]
+)
+def test_shares_are_those_of_comparing_all_edits(typed: str, *, is_likely: bool) -> None:
     network = Dictionary()
     found = {text_of(start): start.total / np.log(2) for start in starts(network, typed)}
     costs = {typed: 0.0}
@@ -114,11 +116,17 @@ def test_shares_are_those_of_comparing_all_edits() -> None:
     for i, c in itertools.product(range(len(typed)), letters):
         costs.setdefault(typed[:i] + c + typed[i:], FEW_BITS)
         costs.setdefault(typed[:i] + c + typed[i + 1 :], MANY_BITS)
+        costs.setdefault(typed[:i] + typed[i + 1 :], MANY_BITS)
     bits = {text: network.bits(text) + cost for text, cost in costs.items()}
-    best = sorted(bits, key=bits.__getitem__)[:2]
-    assert best[0] == "weather" == max(found, key=found.__getitem__)
-    assert found[best[0]] - found[typed] == pytest.approx(bits[typed] - bits[best[0]], abs=1e-4)
+    best, *others = sorted(found.keys() - {typed}, key=found.__getitem__, reverse=True)
+    assert best == min(bits.keys() - {typed}, key=bits.__getitem__)
+    for other in others:
+        assert found[best] - found[other] == pytest.approx(bits[other] - bits[best], abs=1e-4)
     assert sum(2.0**total for total in found.values()) == pytest.approx(1.0)
+    share = 2.0 ** -bits[typed] / sum(2.0 ** -bits[text] for text in found)
+    assert is_likely == (share > 1 / 17)
+    # It may be a word that is new, however much likelier the others are.
+    assert 2.0 ** found[typed] == pytest.approx(max(share, 1 / 17))
 
 
 def test_states_are_those_after_each_prefix() -> None:
