@@ -233,6 +233,8 @@ def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[flo
         before = len(requests)
         for _ in range(_ACCEPTED_BY_TYPING):
             taken, shown = press(page, shown[0])
+            if not shown:  # what follows has become doubtful
+                break
             along.append(taken)
         along_requests += len(requests) - before
         rounds += 1
