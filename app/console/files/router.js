@@ -76,7 +76,7 @@ export function startRouter(main, routes, onNavigate) {
     onNavigate(path);
     document.title = `${title} · nextchar`;
     main.setAttribute("aria-busy", "true");
-    const timer = setTimeout(() => replace(main, h("p.loading", "Loading…")), LOADING_DELAY_MS);
+    const timer = setTimeout(() => signal.aborted || replace(main, h("p.loading", "Loading…")), LOADING_DELAY_MS);
     let node;
     try {
       node = await view({ params, query: new URLSearchParams(query), signal, reload: show });

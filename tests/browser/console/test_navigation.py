@@ -31,6 +31,20 @@ def test_modules_of_a_view_are_loaded_with_it_and_in_a_page_that_stays_open_all_
         page.clock.fast_forward(30_000)
 
 
+def test_a_view_that_is_left_before_it_has_loaded_does_not_cover_the_next_one(
+    service: PopulatedService, open_window: Open
+) -> None:
+    page = open_window("about:blank")
+    page.clock.install()
+    page.route("**/views/jobs.js", lambda _: None)  # never received
+    open_view(page, service, "/#/models")
+    page.evaluate("location.hash = '#/jobs'")
+    open_view(page, service, "/#/alerts")
+    expect(page.locator("h1")).to_have_text("Alerts")
+    page.clock.run_for(1000)
+    assert page.locator("h1").text_content() == "Alerts"
+
+
 def test_back_forward_and_reload_follow_the_address(service: PopulatedService, open_window: Open) -> None:
     page = settled(open_window(service.url + "/#/models"))
     page.get_by_role("link", name="line@1", exact=True).click()
