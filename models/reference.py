@@ -67,7 +67,7 @@ class Model:
             n = np.array([[q @ left, q @ right] for q in (share, np.exp(logits - logits[1:].max()))])
             z = np.diff(np.log(n + [[1e-7], [1e-9]] * n.sum(1, keepdims=True)))[:, 0]  # (2,)
             first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
-            mixed = np.clip(last[0] / 5 * np.clip(first[[39, 46]] @ z, -14, 14), -14, 14)
+            mixed = np.clip(last[0] / 5 * np.clip(first[[38, 45]] @ z, -14, 14), -14, 14)
             odds = mixed if p[left].max() >= 1e-3 else z[1]
             p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
         return np.asarray(np.log(p))

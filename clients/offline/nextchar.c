@@ -1278,26 +1278,6 @@ static void follow_match(const nc *m, i32 *row, const u16 *past, int is_predicte
   if (row[MATCH_AT] >= (i32)m->text_count) row[MATCH_AT] = row[MATCH_LENGTH] = 0;
 }
 
-static int after_error(int quality) { return max(0, quality * 3 / 4 - 2); }
-
-static void follow_resumed(const nc *m, i32 *row, int c) {
-  int at = row[RESUMED_AT], quality = row[RESUMED_QUALITY];
-  if (at > 0) {
-    int is_right = c > 0 && m->text[at] == c;
-    quality = is_right ? min(quality + 1, MAX_MATCH) : after_error(quality);
-    row[RESUMED_QUALITY] = quality;
-    row[RESUMED_RUN] = is_right ? min(row[RESUMED_RUN] + 1, MAX_MATCH) : 0;
-    row[RESUMED_AT] = quality > 0 ? at + 1 : 0;
-  }
-  int interrupted = row[MATCH_AT];
-  if (interrupted > 0 && m->text[interrupted] != c && after_error(row[MATCH_LENGTH]) > quality) {
-    row[RESUMED_AT] = interrupted + 1, row[RESUMED_QUALITY] = after_error(row[MATCH_LENGTH]);
-    row[RESUMED_RUN] = 0;
-  }
-  if (row[RESUMED_AT] == 0 || row[RESUMED_AT] >= (i32)m->text_count)
-    row[RESUMED_AT] = row[RESUMED_QUALITY] = 0;
-}
-
 static NOT_INLINE void shift_in(u16 *past, int count, int read, u16 number) {
   int moved = min(read, count - 1);
   u16 *first = past + count - 1 - moved;
@@ -1325,7 +1305,6 @@ static void read_character(const nc *m, i32 *row, int c) {
   int goes_on = m->characters[4 * c + KIND] != RECORD_END;
   int was_predicted = goes_on && distance > 0 && c != 0 && past[HISTORY_CHARACTERS - distance] == c;
   int is_match_over = !goes_on || at == 0 || m->text[at] != c;
-  follow_resumed(m, row, c);
   read_context(m, row, c);
   if (is_match_over) {
     at = m->positions[hash_of(past, HISTORY_CHARACTERS) & (m->positions_count - 1)];
@@ -1342,20 +1321,13 @@ static int length_bucket(int length) {
   return min(BUCKETS - 1, 12 + length / 32);
 }
 
-static int resumed_bucket(int quality, int run) {
-  int by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32);
-  return 4 * by_quality + (run > 0) + (run > 2) + (run > 7);
-}
-
 static void write_features(nc *m, const i32 *row, const u16 *past) {
-  int at = row[MATCH_AT], distance = row[HISTORY_MATCH_DISTANCE], resumed = row[RESUMED_AT];
+  int at = row[MATCH_AT], distance = row[HISTORY_MATCH_DISTANCE];
   i32 *features = m->features;
   features[MATCH_ID] = 0 < at && at < (i32)m->text_count ? m->text[at] : 0;
   features[MATCH_BUCKET] = length_bucket(row[MATCH_LENGTH]);
   features[HISTORY_MATCH_ID] = distance > 0 ? past[HISTORY_CHARACTERS - distance] : 0;
   features[HISTORY_MATCH_BUCKET] = BUCKETS + length_bucket(row[HISTORY_MATCH_LENGTH]);
-  features[RESUMED_ID] = resumed > 0 && resumed != at ? m->text[resumed] : 0;
-  features[RESUMED_BUCKET] = 2 * BUCKETS + resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN]);
 }
 
 /* ---- its decisions: models/kernels/mixture.py */

@@ -79,23 +79,17 @@ MATCH_LENGTH = 1
 HISTORY_MATCH_DISTANCE = 2
 """How many characters before the next one the same characters occurred in the history; 0 if nowhere."""
 HISTORY_MATCH_LENGTH = 3
-RESUMED_AT = 4
-"""The position in the known text of the character that the resumed match predicts; 0 without one."""
-RESUMED_QUALITY = 5
-"""0 to MAX_MATCH: one more for each character that it predicts, a quarter and two less for an error."""
-RESUMED_RUN = 6
-"""How many characters it has predicted since its last error, up to MAX_MATCH."""
-WORD_HASH, WORD_BEFORE, GAP_HASH, LETTERS = range(7, 11)
+WORD_HASH, WORD_BEFORE, GAP_HASH, LETTERS = range(4, 8)
 """Hashes of the word, of the one before it and of what followed the word, and the length of the word."""
-LINE_COLUMN, ABOVE_DISTANCE, FIELD_NUMBER, FIELD_HASH = range(11, 15)
+LINE_COLUMN, ABOVE_DISTANCE, FIELD_NUMBER, FIELD_HASH = range(8, 12)
 """The column, how many characters before the next one the one above is, or 0, the number of the field and a
 hash of it so far."""
-WORD_BEFORE_THAT, TOKENS, LAST_TOKEN, DEPTH = range(15, 19)
+WORD_BEFORE_THAT, TOKENS, LAST_TOKEN, DEPTH = range(12, 16)
 """A hash of the word before WORD_BEFORE; the kinds of the last 6 tokens, 5 bits each, and that of the last
 character, 0 for a space; how many brackets are open, up to MAX_DEPTH."""
-READ, QUOTED = range(19, 21)
+READ, QUOTED = range(16, 18)
 """How many characters were read, and in a table 1 between quotation marks."""
-BRACKETS = 21
+BRACKETS = 18
 """(MAX_DEPTH,) hashes of the open brackets, the word before each, and the separators since."""
 FIELDS_BEFORE = BRACKETS + MAX_DEPTH
 """(FIELDS,) hashes of the fields of the line before."""
@@ -115,10 +109,10 @@ STATE_COLUMNS = HISTORY_KEYS + len(RECENT_KEYS) * KEY_CHARACTERS // 2
 
 # ---- features: what the matches and runs predict
 
-MATCH_ID, MATCH_BUCKET, HISTORY_MATCH_ID, HISTORY_MATCH_BUCKET, RESUMED_ID, RESUMED_BUCKET = range(6)
+MATCH_ID, MATCH_BUCKET, HISTORY_MATCH_ID, HISTORY_MATCH_BUCKET = range(4)
 """The predicted character or 0, and the element of `Experts.match_maps` that says how sure it is; the same of
 the runs follows."""
-MATCHES = 3
+MATCHES = 2
 PREDICTIONS = MATCHES + RUNS
 FEATURES = 2 * PREDICTIONS
 BUCKETS, RUN_STATES = 16, 64

@@ -60,11 +60,6 @@ from nextchar.models.kernels.mixture_arguments import (
     READ,
     RECENT_KEYS,
     RECORD_END,
-    RESUMED_AT,
-    RESUMED_BUCKET,
-    RESUMED_ID,
-    RESUMED_QUALITY,
-    RESUMED_RUN,
     SEPARATOR,
     SHAPE,
     SIGN,
@@ -286,32 +281,6 @@ def _follow_match(text, row, past, is_predicted, at):  # type: ignore[no-untyped
         row[MATCH_AT] = row[MATCH_LENGTH] = 0
 
 
-@inline_borrowing
-def _after_error(quality):  # type: ignore[no-untyped-def]
-    """Return the quality of a match after an error; at 0 it is given up."""
-    return max(0, quality * 3 // 4 - 2)
-
-
-@inline_borrowing
-def _follow_resumed(text, row, c):  # type: ignore[no-untyped-def]
-    """Move the resumed match beyond id c, and begin one where the match in the known text was wrong.
-
-    The better of the two continues.
-    """
-    at, quality = row[RESUMED_AT], row[RESUMED_QUALITY]
-    if at > 0:
-        is_right = c > 0 and text[at] == c
-        row[RESUMED_QUALITY] = quality = min(quality + 1, MAX_MATCH) if is_right else _after_error(quality)
-        row[RESUMED_RUN] = min(row[RESUMED_RUN] + 1, MAX_MATCH) if is_right else 0
-        row[RESUMED_AT] = at + 1 if quality > 0 else 0
-    interrupted = row[MATCH_AT]
-    if interrupted > 0 and text[interrupted] != c and _after_error(row[MATCH_LENGTH]) > quality:
-        row[RESUMED_AT], row[RESUMED_QUALITY] = interrupted + 1, _after_error(row[MATCH_LENGTH])
-        row[RESUMED_RUN] = 0
-    if row[RESUMED_AT] == 0 or row[RESUMED_AT] >= len(text):
-        row[RESUMED_AT] = row[RESUMED_QUALITY] = 0
-
-
 @compiled(
     "void(uint16[::1], int32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1], uint16[::1],"
     "uint16[:,::1], int64)",
@@ -326,7 +295,6 @@ def read_character(text, positions, slots, singles, characters, row, past, keys,
     distance, at, goes_on = row[HISTORY_MATCH_DISTANCE], row[MATCH_AT], characters[c, KIND] != RECORD_END
     was_predicted = goes_on and distance > 0 and c != 0 and past[HISTORY_CHARACTERS - distance] == c
     is_match_over = not goes_on or at == 0 or text[at] != c
-    _follow_resumed(text, row, c)
     read_context(characters, row, past, keys, c)
     for k in range(CONTEXTS):
         prefetch(slots, slot_of(slots, _loaded(row[KEYS + k])))
@@ -352,19 +320,10 @@ def _length_bucket(length):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _resumed_bucket(quality, run):  # type: ignore[no-untyped-def]
-    """Return 0 to 15, four for each of four steps of quality."""
-    by_quality = (quality >= 8) + (quality >= 16) + (quality >= 32)
-    return 4 * by_quality + (run > 0) + (run > 2) + (run > 7)
-
-
-@inline_borrowing
 def write_features(text, row, past, features):  # type: ignore[no-untyped-def]
     """Write what the matches predict after the characters read into features (FEATURES,)."""
-    at, distance, resumed = row[MATCH_AT], row[HISTORY_MATCH_DISTANCE], row[RESUMED_AT]
+    at, distance = row[MATCH_AT], row[HISTORY_MATCH_DISTANCE]
     features[MATCH_ID] = text[at] if 0 < at < len(text) else 0
     features[MATCH_BUCKET] = _length_bucket(row[MATCH_LENGTH])
     features[HISTORY_MATCH_ID] = past[HISTORY_CHARACTERS - distance] if distance > 0 else 0
     features[HISTORY_MATCH_BUCKET] = BUCKETS + _length_bucket(row[HISTORY_MATCH_LENGTH])
-    features[RESUMED_ID] = text[resumed] if resumed > 0 and resumed != at else 0
-    features[RESUMED_BUCKET] = 2 * BUCKETS + _resumed_bucket(row[RESUMED_QUALITY], row[RESUMED_RUN])

@@ -242,7 +242,6 @@ class SlowMixture:
 
     def forget(self) -> None:
         self.match, self.repeat = (0, 0), (0, 0)  # position or distance, and length
-        self.resumed = (0, 0, 0)  # position, quality, run
         self.past: list[tuple[int, list[object]]] = []  # characters and their contexts
         self.shifts, self.curvatures = np.zeros(INPUTS + SETS), np.zeros(INPUTS + SETS)
         self.last: NDArray[np.float64] | None = None
@@ -251,7 +250,6 @@ class SlowMixture:
         if self.adaptation[0] and self.last is not None and c:
             self.adapt(c)
         self.last = None
-        self.resume(c)
         if self.kinds[c] == RECORD_END:
             self.forget()
         at, length = self.match
@@ -281,29 +279,13 @@ class SlowMixture:
             (len(read) - longest[1], longest[0]) if longest[0] >= HISTORY_MATCH_CHARACTERS else (0, 0)
         )
 
-    def resume(self, c: int) -> None:
-        """Move the resumed match; begin one if that of the text is wrong now."""
-        at, quality, run = self.resumed
-        if at and self.text[at] == c > 0:
-            at, quality, run = at + 1, min(quality + 1, MAX_MATCH), run + 1
-        elif at:
-            at, quality, run = at + 1, quality * 3 // 4 - 2, 0
-        match, length = self.match
-        after = length * 3 // 4 - 2
-        if match and self.text[match] != c and after > max(0, quality):
-            at, quality, run = match + 1, after, 0
-        self.resumed = (at, quality, run) if quality > 0 and at < len(self.text) else (0, 0, 0)
-
     # ---- predicting
 
     def matches(self) -> list[tuple[int, int]]:
         """Return what each match predicts, 0 for nothing, and its bucket."""
-        at, quality, run = self.resumed
-        steps = 4 * sum(quality >= n for n in (8, 16, 32)) + sum(run >= n for n in (1, 3, 8))
         return [
             (self.text[self.match[0]] if self.match[0] else 0, length_bucket(self.match[1])),
             (self.past[-self.repeat[0]][0] if self.repeat[0] else 0, length_bucket(self.repeat[1])),
-            (self.text[at] if at and at != self.match[0] else 0, steps),
         ]
 
     def runs(self) -> Iterator[tuple[int, int]]:

@@ -21,9 +21,9 @@ from nextchar.models.kernels.mixture_arguments import (
     MAX_ADAPTED_VOCABULARY,
     MAX_RECENT,
     PREDICTED,
-    RESUMED_RUN,
     SHIFTS,
     STATE_COLUMNS,
+    WORD_HASH,
 )
 from nextchar.models.runtime import mixture
 from nextchar.models.runtime.int8_file import quantize_lstm
@@ -92,13 +92,12 @@ def test_logits_are_those_of_the_definition(network: MixtureNetwork, adapts: boo
     alone, _ = network.network.step(ids, network.network.initial_state())
     learned = learned_for(TEXT, VOCABULARY)
     slow = SlowMixture(TEXT, VOCABULARY, learned if adapts else without_adaptation(learned))
-    longest = longest_resumed = 0
+    longest = 0
     for t, c in enumerate(ids[:, 0].tolist()):
         slow.push(c)
         longest = max(longest, slow.match[1], slow.repeat[1])
-        longest_resumed = max(longest_resumed, slow.resumed[2])
         np.testing.assert_allclose(softmax(mixed[t, 0]), softmax(slow.logits(alone[t, 0])), atol=2e-5)
-    assert longest > 40 and longest_resumed > 10
+    assert longest > 40
 
 
 def test_records_are_read_from_their_beginnings() -> None:
@@ -234,7 +233,7 @@ def test_unknown_characters_end_matches_and_contexts(network: MixtureNetwork) ->
     ids = ids_of("?" * 50 + "the cat ? sat" + "?" * 5)
     logits, state = network.step(ids, network.initial_state())
     assert np.isfinite(logits).all()
-    assert not read_by_experts(network, state)[MATCH_AT:RESUMED_RUN].any()
+    assert not read_by_experts(network, state)[MATCH_AT:WORD_HASH].any()
 
 
 def test_the_weights_follow_what_is_right() -> None:
