@@ -10,7 +10,8 @@ would destroy it, so a text is records only if its lines show it:
 - each is a single word, as a domain is, and most differ; or
 - they are short, unlike sentences, and nothing shows that neighbors are related.
 
-A count in a column after each line is ignored. In doubt it is text.
+A count in a column after each line is ignored. The labeled fields of objects, as in JSON with a value per
+line, are not records. In doubt it is text.
 """
 
 import random
@@ -48,6 +49,8 @@ _MIN_SINGLE = 0.9  # fraction of the lines of one word
 _MIN_CODE = 0.4  # fraction of the lines that look like code
 _MIN_ROWS = 0.9  # fraction of the lines with the same columns
 _MAX_LABELS = 0.2  # distinct labels per line
+_MIN_LABELED = 0.5  # fraction of the lines of objects that have a label
+_MIN_PREDICTED = 0.6  # fraction of the labels that follow the one before more often than any other does
 _MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and that are distinct
 _MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
 _MIN_HEADINGS = 0.005  # fraction of the lines of Markdown
@@ -88,6 +91,9 @@ _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
+_FIELD = re.compile(
+    r"\W{0,8}(\w[\w .-]{0,30})[\"']?\s?[:=]"
+)  # of an object, after brackets or quotation marks
 _CODE = re.compile(
     r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--|;)|^</?\w|^\([\w-]|^\(.*\),?$|\)\)$|\w\(|[=!<>]=|[-=]>|::|\+=|&&|"
     r"\|\||"
@@ -235,6 +241,21 @@ def _is_conversation(lines: _Lines) -> bool:
         and len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
         and len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
         and letters >= _MIN_SENTENCE_LETTERS
+    )
+
+
+def _is_fields(lines: _Lines) -> bool:
+    """Return whether the lines are labeled fields of objects, whose labels follow each other in order."""
+    labels = [match[1] for match in map(_FIELD.match, lines.stripped) if match]
+    following: dict[str, Counter[str]] = {}
+    for a, b in pairwise(labels):
+        if a != b:
+            following.setdefault(a, Counter())[b] += 1
+    predicted = sum(max(counts.values()) for counts in following.values())
+    return (
+        len(labels) >= _MIN_LABELED * len(lines.stripped)
+        and len(set(labels)) <= _MAX_LABELS * len(labels)
+        and predicted >= _MIN_PREDICTED * len(labels)
     )
 
 
@@ -401,6 +422,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "text",
         f"fewer than {_MIN_LINES} lines are too few to detect another kind",
     ),
+    (_is_fields, "text", "its lines are the fields of objects"),
     (
         lambda a: a.is_unrelated,
         "records",

@@ -2,6 +2,7 @@ import argparse
 import csv
 import html.entities
 import inspect
+import json
 import keyword
 import random
 import statistics
@@ -164,6 +165,9 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         ([f'{{"user":"{w}"}}' for w in words(300)], "structured"),
         ([f"{a} meets {b}" for a, b in zip([w for w in words(60) for _ in range(3)],
                                            words(180, letters=5), strict=True)], "in common"),
+        (json.dumps([{"name": w, "id": i * 37 % 400, "genre": w[:2], "unit": w[3:]}
+                     for i, w in enumerate(words(300))], indent=2).splitlines(), "fields"),
+        ([line for w in words(200) for line in (f"Name: {w} {w[::-1]}", f"City: {w[:4]}")], "fields"),
         (["hello"] * 300, "repeated"),
         (["one line without an end"], "too few"),
         ([], "too few"),
