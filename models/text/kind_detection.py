@@ -91,9 +91,8 @@ _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
 _LABEL = re.compile(r"<([^<>\s][^<>]{0,30})>\s|([^\s:][^:]{0,30}):\s")
-_FIELD = re.compile(
-    r"\W{0,8}(\w[\w .-]{0,30})[\"']?\s?[:=]"
-)  # of an object, after brackets or quotation marks
+_FIELD = re.compile(r"\W{0,8}(\w[\w .-]{0,30})[\"']?\s?[:=\"]")  # after brackets or quotation marks
+_KEY = re.compile(r'"(\w+)":')
 _CODE = re.compile(
     r"[;{}\[(\\]$|^[#@<}\])]|^(?://|/\*|\*|--|;)|^</?\w|^\([\w-]|^\(.*\),?$|\)\)$|\w\(|[=!<>]=|[-=]>|::|\+=|&&|"
     r"\|\||"
@@ -313,7 +312,10 @@ def _is_sorted(lines: Sequence[str]) -> bool:
 
 
 def _is_table(lines: Sequence[str]) -> bool:
-    """Return whether most lines have the same columns: three or more, or two of which one has numbers."""
+    """Return whether most lines have the same columns: two if one has numbers, or else three, or keys."""
+    keys = Counter(tuple(_KEY.findall(line)) for line in lines)
+    if any(len(own) > 2 and count >= _MIN_ROWS * len(lines) for own, count in keys.most_common(1)):
+        return True
     lines = [_QUOTED.sub('""', line) for line in lines]
     for delimiter in "\t,;|":
         width, count = Counter(line.count(delimiter) + 1 for line in lines).most_common(1)[0]

@@ -159,6 +159,7 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
             zip(words(300), readings(300), strict=True))], "table"),
         ([f"{w},{w[::-1]},{'north' if i % 3 else 'south'}" for i, w in enumerate(words(300))], "table"),
         ([f'{i},"{w}{", " * (i % 3)}{w[::-1]}",{w}' for i, w in enumerate(words(300))], "table"),
+        ([json.dumps({"id": i, "name": w, "unit": w[3:]}) for i, w in enumerate(words(300))], "table"),
         ([f"week {i},{w}" for i, w in enumerate(words(40))], "increase"),
         (["".join(random.Random(i).choices("ACGT", k=60)) for i in range(300)], "same length"),
         ([f"{chr(0x4E00 + i * 101 % 300)}{chr(0x5E00 + i)}月明" for i in range(300)], "script"),
@@ -168,6 +169,8 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         (json.dumps([{"name": w, "id": i * 37 % 400, "genre": w[:2], "unit": w[3:]}
                      for i, w in enumerate(words(300))], indent=2).splitlines(), "fields"),
         ([line for w in words(200) for line in (f"Name: {w} {w[::-1]}", f"City: {w[:4]}")], "fields"),
+        ([line for w in words(90) for line in (
+            f'[Site "{w}"]', f'[White "{w[:3]}"]', f"1. {w[3:]} e5", "")], "fields"),
         (["hello"] * 300, "repeated"),
         (["one line without an end"], "too few"),
         ([], "too few"),
