@@ -298,7 +298,7 @@ class _Types:
     def description(self, schema: _Schema) -> str:
         """Return what a field is, with its default in a request."""
         parts = (schema, *schema.get("anyOf", ()))
-        text = next((part["description"] for part in parts if "description" in part), "")
+        text = next((" ".join(part["description"].split()) for part in parts if "description" in part), "")
         default = schema.get("default")
         if self.is_request and default not in (None, "", []) and not isinstance(default, dict):
             text += f" Default: {json.dumps(default) if self._is_browser else repr(default)}."

@@ -116,9 +116,8 @@ STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
 class JobError(ImmutableRecord):
     """Why a job failed or was paused."""
 
-    code: str = Field(
-        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
-    )
+    code: str
+    """Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."""
     message: str = Field(description="The reason, and what to do about it.")
 
 
