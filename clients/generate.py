@@ -108,7 +108,6 @@ _RESPONSES = (
 
 
 def _query(route: Callable[..., object]) -> type[BaseModel]:
-    """Return a model of the query parameters of a route."""
     parameters = inspect.signature(route).parameters.values()
     fields: dict[str, Any] = {
         p.name: (p.annotation, p.default) for p in parameters if p.default is not p.empty
@@ -264,12 +263,10 @@ class _Types:
         return "".join(declared.values())
 
     def name(self, key: str) -> str:
-        """Return the client's name of a schema."""
         names = _BROWSER_NAMES if self._is_browser else _NAMES | (_SECTIONS if self.is_request else {})
         return names.get(key, key.removesuffix("Body").replace("Create", "Fields"))
 
     def of(self, schema: _Schema) -> str:
-        """Return the type of what a schema describes."""
         if parts := schema.get("anyOf"):
             return " | ".join(dict.fromkeys(map(self.of, parts)))
         if key := schema.get("$ref"):
@@ -291,7 +288,6 @@ class _Types:
         return word
 
     def literal(self, values: Sequence[Any]) -> str:
-        """Return the type of some values."""
         texts = list(map(json.dumps, values))
         return " | ".join(texts) if self._is_browser else f"Literal[{', '.join(texts)}]"
 

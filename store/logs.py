@@ -134,7 +134,6 @@ def escaped(text: str) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:
-    """Return the non-empty fields of a record, in order."""
     message, exception = record.getMessage(), ""
     if record.exc_info:
         exception = logging.Formatter().formatException(record.exc_info)

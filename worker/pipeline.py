@@ -264,7 +264,6 @@ def _with_preset(request: JobRequest, text: Text, options: dict[str, Any], hooks
 
 
 def _early_card(job: Job, text: Text, files: dict[str, bytes]) -> Card:
-    """Return the card of a job's early model."""
     without = {"network": EARLY_NETWORK, "preset": None, "chosen_preset": None}
     request = job.request.model_copy(update=without)
     origin = _origin(job, request, vocabulary_size=len(text.vocabulary))

@@ -152,7 +152,6 @@ def _range(curve: Sequence[Evaluation], baselines: Mapping[str, float]) -> tuple
 
 
 def _points(curve: Sequence[Evaluation], key: _Key) -> list[tuple[int, float]]:
-    """Return the (step, bits) of a curve."""
     return [(point["step"], bits) for point in curve if (bits := point[key]) is not None]
 
 

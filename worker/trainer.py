@@ -248,7 +248,6 @@ class Trainer:
         return True
 
     def _learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
         state, warmup_steps = self.state, self.warmup_steps
         warmup = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * warmup

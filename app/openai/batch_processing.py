@@ -133,7 +133,6 @@ class _Progress:
     attempts: int = 0  # at the next chunk, of processes that were killed or that run it
 
     def add(self, responses: Iterable[bytes]) -> None:
-        """Count the responses of one more chunk."""
         kinds = Counter(response[:1] for response in responses)
         self.chunks += 1
         self.completed += kinds[COMPLETED]
@@ -457,7 +456,6 @@ def _request_id(batch: Batch, number: int) -> str:
 
 
 def _error(batch: Batch, number: int, custom_id: str | None, code: str, message: str) -> bytes:
-    """Return the response to a request that was not run."""
     error = json.dumps({"code": code, "message": message})
     return FAILED + f'{_head(batch, number, custom_id)},"response":null,"error":{error}}}'.encode()
 

@@ -119,14 +119,12 @@ class _Program:
         self._mask, self._is_named = "", True
 
     def emit(self, kind: int, argument: int, after: int = 0) -> int:
-        """Add an instruction and return its number."""
         if len(self.instructions) >= MAX_INSTRUCTIONS:
             raise _refused(self._mask, "its repetitions are too large")
         self.instructions.append((kind, argument, after))
         return len(self.instructions) - 1
 
     def copy(self, at: int) -> None:
-        """Add an instruction once more."""
         self.emit(*self.instructions[at])
 
     def choice(self, firsts: Sequence[int]) -> int:
