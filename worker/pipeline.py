@@ -26,8 +26,7 @@ from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import int8_file, saved_files
+from nextchar.worker.evaluation import bits_per_character, int8_file, saved_files
 from nextchar.worker.experts import (
     EARLY_NETWORK,
     EarlyExperts,

@@ -12,7 +12,7 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import TrainingConfig
 from nextchar.store import tracing
 from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
-from nextchar.worker.evaluator import PATIENCE, Evaluator
+from nextchar.worker.evaluation import PATIENCE, Evaluator
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.mixing import MixedRows
 from nextchar.worker.pacing import (

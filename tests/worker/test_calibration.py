@@ -19,7 +19,7 @@ from nextchar.models.text.kind_detection import Purpose
 from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
-from nextchar.worker.evaluator import int8_file
+from nextchar.worker.evaluation import int8_file
 from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import random_weights
 

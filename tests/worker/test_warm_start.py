@@ -16,8 +16,7 @@ from nextchar.models.saved_model import Card, describe_files
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import graph_of, saved_files
+from nextchar.worker.evaluation import bits_per_character, graph_of, saved_files
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result
