@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from nextchar.app.acceptance.figure_schemas import AcceptanceBody, KeptTextBody
+from nextchar.app.acceptance.figures import AcceptanceBody, KeptTextBody
 from nextchar.app.acceptance.schemas import EventsBody
 from nextchar.app.access.audit import AuditEntryBody, AuditQuery
 from nextchar.app.completions.schemas import (
