@@ -79,6 +79,15 @@ DEFAULT_LIMIT = 20
 MAX_EVENT_NUMBER = 2**63 - 1
 """The greatest number of an event that a request can name; Redis knows none of 2**64."""
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A request that is repeated with the same key creates nothing a second time.",
+    ),
+]
+
 LastEventId = Annotated[int | None, Header(ge=0, le=MAX_EVENT_NUMBER, description="As `after`, for streams.")]
 
 
