@@ -486,7 +486,7 @@ def test_lease_is_released_where_there_is_nothing_to_do(
 ) -> None:
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(world.folder))
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", world.redis_url)
-    monkeypatch.setattr(tasks, "die_with_parent", lambda: None)
+    monkeypatch.setattr(queue, "die_with_parent", lambda: None)
     job = world.send(Budget(steps=1))
     world.jobs.move(job, JobStatus.PAUSED)
     tasks.train(job.id)
