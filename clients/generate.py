@@ -44,12 +44,7 @@ from nextchar.app.jobs.schemas import (
 from nextchar.app.logs.alerts.alerts import AlertState
 from nextchar.app.logs.alerts.routes import list_alerts
 from nextchar.app.logs.alerts.schemas import AlertBody, CoverageBody, SuppressionBody
-from nextchar.app.logs.ingest.schemas import (
-    FlaggedLine,
-    IngestBody,
-    IngestQuery,
-    IngestStatusBody,
-)
+from nextchar.app.logs.ingest.schemas import FlaggedLine, IngestBody, IngestQuery, IngestStatusBody
 from nextchar.app.logs.notifications.events import EventType
 from nextchar.app.logs.notifications.targets import (
     DeliveryBody,
@@ -76,14 +71,7 @@ from nextchar.app.suggestions.schemas import CountSourceBody, LineCountsBody, Su
 from nextchar.models import pack
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
-from nextchar.models.config import (
-    ArchitectureName,
-    Mix,
-    MixTargets,
-    Preset,
-    PresetOption,
-    SuggestionConfig,
-)
+from nextchar.models.config import ArchitectureName, Mix, MixTargets, Preset, PresetOption, SuggestionConfig
 from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
 from nextchar.models.runtime.suggestions import Constrain
 from nextchar.models.text.kind_detection import Purpose, TextKind

@@ -14,14 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from nextchar.models.auto_preset import Candidate
-from nextchar.models.config import (
-    Mix,
-    NetworkConfig,
-    Preset,
-    PresetOption,
-    SuggestionConfig,
-    TrainingConfig,
-)
+from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, SuggestionConfig, TrainingConfig
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet

@@ -64,11 +64,7 @@ def logging_config(settings: StoreSettings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"default": {"()": formatter}},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": "default",
-            }
+            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "default"}
         },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {name: {"level": level} for name in (*_OWN_LOGGERS, "uvicorn")},

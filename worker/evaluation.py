@@ -36,12 +36,7 @@ _WARM_UP = 256  # characters, by default
 
 
 def bits_per_character(
-    network: StepNetwork,
-    ids: NDArray[np.int32],
-    *,
-    before: Ids,
-    rows: int = _ROWS,
-    warm_up: int = _WARM_UP,
+    network: StepNetwork, ids: NDArray[np.int32], *, before: Ids, rows: int = _ROWS, warm_up: int = _WARM_UP
 ) -> float:
     """Return the mean surprisal of `ids` in bits per character; see `bits_by_expert`."""
     return bits_by_expert(network, {}, ids, before=before, rows=rows, warm_up=warm_up)["lstm"]

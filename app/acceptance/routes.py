@@ -52,7 +52,7 @@ router = APIRouter(tags=["suggestions"], route_class=BeaconRoute)
 
 _TEXT_BODY: dict[str, Any] = {
     "requestBody": {
-        "content": {"text/plain": {"schema": {"type": "string", "description": "The same as JSON."}}},
+        "content": {"text/plain": {"schema": {"type": "string", "description": "The same as JSON."}}}
     }
 }
 

@@ -112,9 +112,7 @@ def export_model(request: Request, services: ServicesDep, model: str) -> Respons
 
 
 @router.get(
-    "/{model}/pack",
-    response_class=Response,
-    responses=_PACK_RESPONSE | error_responses(404, 422, 503, 507),
+    "/{model}/pack", response_class=Response, responses=_PACK_RESPONSE | error_responses(404, 422, 503, 507)
 )
 @needs("read")
 def pack_model(
@@ -126,14 +124,13 @@ def pack_model(
         Query(ge=1, description="The largest file; the beginning of the known text is left out to fit."),
     ] = None,
     tables: Annotated[
-        bool,
-        Query(description="Whether the file has the tables of the known text, too: it opens at once."),
+        bool, Query(description="Whether the file has the tables of the known text, too: it opens at once.")
     ] = False,
     calibration: Annotated[
         str | None,
         Query(
             description="The calibration by which the file scores lines. Default: of a model of a log"
-            " `default`, or else `validation`; other models measure surprisal alone.",
+            " `default`, or else `validation`; other models measure surprisal alone."
         ),
     ] = None,
 ) -> Response:

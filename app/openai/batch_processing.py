@@ -43,15 +43,7 @@ from nextchar.store.jobs import STORAGE_CODES, Jobs
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import (
-    RENEW_S,
-    STOP_SIGNAL,
-    BatchQueue,
-    child_process,
-    connect,
-    leased,
-    try_redis,
-)
+from nextchar.store.queue import RENEW_S, STOP_SIGNAL, BatchQueue, child_process, connect, leased, try_redis
 
 log = logging.getLogger("nextchar.worker")
 

@@ -95,13 +95,7 @@ class AlertCalls(Connection):
         return self._pages(path_of("models", model, "suppressions"))
 
     async def suppress(
-        self,
-        model: str,
-        *,
-        template: str,
-        until: float,
-        span: str | None = None,
-        runbook: str | None = None,
+        self, model: str, *, template: str, until: float, span: str | None = None, runbook: str | None = None
     ) -> Suppression:
         """Count alerts but do not report them until a time, in Unix seconds: those that match patterns.
 
