@@ -66,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         base = found.get(alone.get(name.split(":")[0], ""))
         gains = [b - a for a, b in zip(bits, base, strict=True)] if base and base is not bits else []
         told = (
-            [
-                f"{statistics.mean(gains):+.4f}",
-                f"{min(gains):+.4f} to {max(gains):+.4f}",
-            ]
+            [f"{statistics.mean(gains):+.4f}", f"{min(gains):+.4f} to {max(gains):+.4f}"]
             if gains
             else ["", ""]
         )

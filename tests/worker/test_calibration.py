@@ -30,11 +30,7 @@ def files_for(
     """The files for an untrained network."""
     quantized = int8 and open_network(INT8_FILE, int8, threads=1)
     return anomaly_files(
-        Network(graph_for(text)),
-        text,
-        int8=quantized or None,
-        is_log=is_log,
-        purpose=purpose,
+        Network(graph_for(text)), text, int8=quantized or None, is_log=is_log, purpose=purpose
     )
 
 

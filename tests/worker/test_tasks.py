@@ -53,12 +53,7 @@ class World:
             self.corpus, _ = Corpora(self.blobs).add(upload)
 
     def start_worker(
-        self,
-        *,
-        is_warm: bool = True,
-        checkpoint_seconds: float = 0.5,
-        isa: str = "",
-        max_jobs: int = 0,
+        self, *, is_warm: bool = True, checkpoint_seconds: float = 0.5, isa: str = "", max_jobs: int = 0
     ) -> "subprocess.Popen[bytes] | WarmWorker":
         """Start `worker.main`; a warm one has the kernels loaded, so that it and its children begin at once.
 

@@ -270,9 +270,7 @@ def test_progress_metrics_and_result_are_what_the_run_has_done(monkeypatch: pyte
     assert result.best_bits == min(m["validation_bits_per_character"] for m in metrics)
 
 
-def test_preparation_does_not_count_against_a_budget_in_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_preparation_does_not_count_against_a_budget_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, recorder = Clock(monkeypatch), Recorder()
     result = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=recorder.hooks, clock=clock)
     assert 18 <= result.steps <= 20
