@@ -211,7 +211,6 @@ def _objects(blobs: Blobs, totals: Totals) -> Iterator[tuple[str, bytes | None]]
 
 
 def _read_now(blobs: Blobs, folder: str, read: dict[str, bytes]) -> list[str]:
-    """Read the records of a folder; return their paths."""
     before = set(read)
     for _ in range(2):  # one listing can miss a record that is being moved
         for path in blobs.paths(folder):

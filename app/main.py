@@ -164,6 +164,10 @@ def _document(app: FastAPI, build: Callable[[], dict[str, Any]], *, has_keys: bo
         return app.openapi_schema
     document, rules = build(), Rules(app.routes)
     used = {tag for methods in document["paths"].values() for one in methods.values() for tag in one["tags"]}
+    for schema in document["components"]["schemas"].values():
+        for field in schema.get("properties", {}).values():
+            if "description" in field:  # docstrings may have several lines
+                field["description"] = " ".join(field["description"].split())
     document["tags"] = [{"name": tag, "description": text} for tag, text in _TAGS.items() if tag in used]
     if has_keys:
         document["components"]["securitySchemes"] = {"API key": {"type": "http", "scheme": "bearer"}}

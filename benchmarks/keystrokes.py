@@ -53,10 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--characters", type=int, default=4000, help="held-out characters typed per text")
     parser.add_argument("--preset", default="auto", help="of ours")
     parser.add_argument(
-        "--worth",
-        type=float,
-        default=MIN_SAVED_KEYS,
-        help="keys that a suggestion must save for this user",
+        "--worth", type=float, default=MIN_SAVED_KEYS, help="keys that a suggestion must save for this user"
     )
     parser.add_argument(
         "--accepts", type=float, default=1.0, help="the share of suggestions that the user accepts if right"

@@ -22,8 +22,7 @@ from nextchar.models.config import Budget, MixTargets, NetworkConfig, TrainingCo
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import normalize
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import bits_per_character, graph_of
 from nextchar.worker.mixing import SecondText
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result
@@ -67,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         base = found.get(alone.get(name.split(":")[0], ""))
         gains = [b - a for a, b in zip(bits, base, strict=True)] if base and base is not bits else []
         told = (
-            [
-                f"{statistics.mean(gains):+.4f}",
-                f"{min(gains):+.4f} to {max(gains):+.4f}",
-            ]
+            [f"{statistics.mean(gains):+.4f}", f"{min(gains):+.4f} to {max(gains):+.4f}"]
             if gains
             else ["", ""]
         )

@@ -27,8 +27,7 @@ from nextchar.models.config import MINIMUM_CHARACTERS, PRESETS, Budget
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import normalize
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import bits_per_character, graph_of
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.training import choose_preset, fit
 

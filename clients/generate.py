@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, create_model
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from nextchar.app.acceptance.figure_schemas import AcceptanceBody, KeptTextBody
+from nextchar.app.acceptance.figures import AcceptanceBody, KeptTextBody
 from nextchar.app.acceptance.schemas import EventsBody
 from nextchar.app.access.audit import AuditEntryBody, AuditQuery
 from nextchar.app.completions.schemas import (
@@ -44,12 +44,7 @@ from nextchar.app.jobs.schemas import (
 from nextchar.app.logs.alerts.alerts import AlertState
 from nextchar.app.logs.alerts.routes import list_alerts
 from nextchar.app.logs.alerts.schemas import AlertBody, CoverageBody, SuppressionBody
-from nextchar.app.logs.ingest.schemas import (
-    FlaggedLine,
-    IngestBody,
-    IngestQuery,
-    IngestStatusBody,
-)
+from nextchar.app.logs.ingest.schemas import FlaggedLine, IngestBody, IngestQuery, IngestStatusBody
 from nextchar.app.logs.notifications.events import EventType
 from nextchar.app.logs.notifications.targets import (
     DeliveryBody,
@@ -76,14 +71,7 @@ from nextchar.app.suggestions.schemas import CountSourceBody, LineCountsBody, Su
 from nextchar.models import pack
 from nextchar.models.anomaly.alerts import Label, Severity
 from nextchar.models.anomaly.line_scores import Context, LineScore, Repeats
-from nextchar.models.config import (
-    ArchitectureName,
-    Mix,
-    MixTargets,
-    Preset,
-    PresetOption,
-    SuggestionConfig,
-)
+from nextchar.models.config import ArchitectureName, Mix, MixTargets, Preset, PresetOption, SuggestionConfig
 from nextchar.models.runtime.requests import Expert, FinishReason, Precision, Until
 from nextchar.models.runtime.suggestions import Constrain
 from nextchar.models.text.kind_detection import Purpose, TextKind
@@ -108,7 +96,6 @@ _RESPONSES = (
 
 
 def _query(route: Callable[..., object]) -> type[BaseModel]:
-    """Return a model of the query parameters of a route."""
     parameters = inspect.signature(route).parameters.values()
     fields: dict[str, Any] = {
         p.name: (p.annotation, p.default) for p in parameters if p.default is not p.empty
@@ -264,12 +251,10 @@ class _Types:
         return "".join(declared.values())
 
     def name(self, key: str) -> str:
-        """Return the client's name of a schema."""
         names = _BROWSER_NAMES if self._is_browser else _NAMES | (_SECTIONS if self.is_request else {})
         return names.get(key, key.removesuffix("Body").replace("Create", "Fields"))
 
     def of(self, schema: _Schema) -> str:
-        """Return the type of what a schema describes."""
         if parts := schema.get("anyOf"):
             return " | ".join(dict.fromkeys(map(self.of, parts)))
         if key := schema.get("$ref"):
@@ -291,14 +276,13 @@ class _Types:
         return word
 
     def literal(self, values: Sequence[Any]) -> str:
-        """Return the type of some values."""
         texts = list(map(json.dumps, values))
         return " | ".join(texts) if self._is_browser else f"Literal[{', '.join(texts)}]"
 
     def description(self, schema: _Schema) -> str:
         """Return what a field is, with its default in a request."""
         parts = (schema, *schema.get("anyOf", ()))
-        text = next((part["description"] for part in parts if "description" in part), "")
+        text = next((" ".join(part["description"].split()) for part in parts if "description" in part), "")
         default = schema.get("default")
         if self.is_request and default not in (None, "", []) and not isinstance(default, dict):
             text += f" Default: {json.dumps(default) if self._is_browser else repr(default)}."
@@ -357,8 +341,7 @@ def _python_types() -> tuple[str, set[str]]:
     }
     description = "The score of one line in a stream, where what is null is left out."
     text += _class(types, "StreamedScore", "", {"description": description, "properties": scores})
-    aliases = (f"{name} = {types.literal(_ALIASES[name])}\n" for name in sorted(types.aliases))
-    return "".join(aliases) + text, types.aliases
+    return _literals(types, types.aliases) + text, types.aliases
 
 
 def _python_options(known: set[str]) -> str:
@@ -374,9 +357,20 @@ def _python_options(known: set[str]) -> str:
         }
         schema = {"description": f"The options {about}.", "properties": fields_of[name]}
         text += _class(types, name, base, schema)
-    aliases = (f"{name} = {types.literal(_ALIASES[name])}\n" for name in sorted(types.aliases - known))
     imported = f"from nextchar.types import {', '.join(sorted(types.aliases & known))}\n\n"
-    return imported + "".join(aliases) + text
+    return imported + _literals(types, types.aliases - known) + text
+
+
+def _literals(types: _Types, names: Iterable[str]) -> str:
+    """Return the declarations of types of strings, in lines as full as possible."""
+    text = ""
+    for name in sorted(names):
+        declared = f"{name} = {types.literal(_ALIASES[name])}\n"
+        if len(declared) > 110:
+            values = textwrap.fill(declared.partition("[")[2].rstrip("]\n"), 106).replace("\n", "\n    ")
+            declared = f"{name} = Literal[\n    {values},\n]  # fmt: skip\n"
+        text += declared
+    return text
 
 
 def _browser_types() -> str:

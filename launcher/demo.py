@@ -211,7 +211,6 @@ def verdict(damaged: set[int], before: list[AnomalousSpan], after: list[Anomalou
 
 
 def _spans_after(start: int, spans: list[AnomalousSpan]) -> list[AnomalousSpan]:
-    """Return the spans after `start`, with positions relative to it."""
     return [
         {**span, "start": max(0, span["start"] - start), "end": span["end"] - start}
         for span in spans

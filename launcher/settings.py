@@ -12,17 +12,15 @@ from nextchar.store.settings import StoreSettings
 class InstallationSettings(StoreSettings):
     """What `nextchar admin` needs: the storage and its Redis, which may be the embedded Valkey."""
 
-    valkey_max_bytes: int = Field(
-        MAX_BYTES, ge=16 << 20, description="Memory of the embedded Valkey for data."
-    )
+    valkey_max_bytes: int = Field(MAX_BYTES, ge=16 << 20)
+    """Memory of the embedded Valkey for data."""
 
 
 class LauncherSettings(ApiSettings, InstallationSettings):
     """Read from the environment by `load`; pass values by keyword in tests."""
 
-    stop_grace_s: float = Field(
-        30.0, ge=0, description="Seconds that the worker has to save a checkpoint when the stack stops."
-    )
+    stop_grace_s: float = Field(30.0, ge=0)
+    """Seconds that the worker has to save a checkpoint when the stack stops."""
 
     @model_validator(mode="after")
     def _valkey_has_room_for_more_than_streams(self) -> Self:

@@ -79,12 +79,7 @@ _LEARNED = {
     PACK_BACKOFFS: "backoffs",
     PACK_SHARES: "shares",
 }
-_TABLES = {
-    PACK_POSITIONS: "positions",
-    PACK_SLOTS: "slots",
-    PACK_SINGLES: "singles",
-    PACK_ENTRIES: "entries",
-}
+_TABLES = {PACK_POSITIONS: "positions", PACK_SLOTS: "slots", PACK_SINGLES: "singles", PACK_ENTRIES: "entries"}
 
 
 _LINES = {
@@ -192,11 +187,7 @@ def _known_bytes(experts: Experts, *, with_tables: bool) -> int:
 
 
 def _sections(
-    saved: SavedModel,
-    experts: Experts | None,
-    more: Sequence[tuple[int, int, Array]],
-    *,
-    with_tables: bool,
+    saved: SavedModel, experts: Experts | None, more: Sequence[tuple[int, int, Array]], *, with_tables: bool
 ) -> Iterator[tuple[int, int, Array]]:
     """Yield the type, the index and the contents of each section."""
     vocabulary, card = saved.vocabulary, saved.card

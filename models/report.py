@@ -14,7 +14,7 @@ from nextchar.models.text.kind_detection import TextKind
 
 Verdict = Literal["novel", "repetitive", "copies"]
 
-_READ_ALL = ConfigDict(extra="allow")  # fields of other versions
+_READ_ALL = ConfigDict(extra="allow", use_attribute_docstrings=True)  # fields of other versions
 
 
 class Evaluation(TypedDict, total=False):
@@ -22,16 +22,13 @@ class Evaluation(TypedDict, total=False):
 
     step: Annotated[int, Field(description="Optimizer steps so far.")]
     epoch: Annotated[float, Field(description="Passes over the training text so far.")]
-    train_bits_per_character: Annotated[
-        float | None, Field(description="Mean training loss since the evaluation before; null at the first.")
-    ]
-    validation_bits_per_character: Annotated[
-        float, Field(description="Loss of the network on the beginning of the held-out text.")
-    ]
+    train_bits_per_character: float | None
+    """Mean training loss since the evaluation before; null at the first."""
+    validation_bits_per_character: float
+    """Loss of the network on the beginning of the held-out text."""
     learning_rate: Annotated[float, Field(description="Learning rate of the next step.")]
-    characters_per_second: Annotated[
-        float | None, Field(description="Training speed, a moving average; null at the first.")
-    ]
+    characters_per_second: float | None
+    """Training speed, a moving average; null at the first."""
     elapsed_seconds: Annotated[float, Field(description="Seconds since the first step.")]
 
 
@@ -58,12 +55,10 @@ class Experts(TypedDict, total=False):
     lstm: Annotated[float, Field(description="By the network alone.")]
     early: Annotated[float, Field(description="By the early model, before the network was trained.")]
     ngram: Annotated[float, Field(description="By the n-grams alone.")]
-    without_matches: Annotated[
-        float, Field(description="By network and n-grams together, of models of older versions.")
-    ]
-    without_adaptation: Annotated[
-        float, Field(description="By all experts together, without adapting to what is read.")
-    ]
+    without_matches: float
+    """By network and n-grams together, of models of older versions."""
+    without_adaptation: float
+    """By all experts together, without adapting to what is read."""
 
 
 class Int8Measurement(TypedDict, total=False):
@@ -81,20 +76,14 @@ class Numerics(TypedDict, total=False):
     """
 
     from_step: Annotated[int, Field(description="Optimizer steps before it.")]
-    product: Annotated[
-        str, Field(description="Number format of matrix products: `float32`, `bfloat16` or `float16`.")
-    ]
-    variant: Annotated[
-        str,
-        Field(
-            description="The kernel that computed them; or `library-` and the processor's instruction set:"
-            " TensorFlow or NumPy; or the name of a GPU."
-        ),
-    ]
+    product: str
+    """Number format of matrix products: `float32`, `bfloat16` or `float16`."""
+    variant: str
+    """The kernel that computed them; or `library-` and the processor's instruction set: TensorFlow or NumPy;
+    or the name of a GPU."""
     replicas: Annotated[int, Field(description="Replicas of the network that the rows were split over.")]
-    tensorflow: Annotated[
-        str | None, Field(description="The version of TensorFlow; null: it did not take part.")
-    ]
+    tensorflow: str | None
+    """The version of TensorFlow; null: it did not take part."""
     nextchar: Annotated[str, Field(description="The version of nextchar.")]
 
 
@@ -158,9 +147,8 @@ class GeneratedText(CopyCounts, total=False):
 
     temperature: Annotated[float, Field(description="The sampling temperature.")]
     text: Annotated[str, Field(description="The beginning of the text; not in the card.")]
-    longest_passage: Annotated[
-        str, Field(description="The beginning of the longest copied passage; only in the card.")
-    ]
+    longest_passage: str
+    """The beginning of the longest copied passage; only in the card."""
 
 
 class RepeatedContinuations(TypedDict, total=False):
@@ -181,9 +169,8 @@ class WithheldLines(TypedDict, total=False):
     lines: Annotated[int, Field(description="How many lines of the corpus are withheld.")]
     probed: Annotated[int, Field(description="Of these, how many the model was given the first half of.")]
     completed: Annotated[float, Field(description="The fraction that it completes exactly at temperature 0.")]
-    suggested: Annotated[
-        float, Field(description="The fraction that it completes and would suggest: 0 is right.")
-    ]
+    suggested: float
+    """The fraction that it completes and would suggest: 0 is right."""
 
 
 class Memorization(TypedDict, total=False):
@@ -211,9 +198,8 @@ class Report(TypedDict, total=False):
     created_at: Annotated[int, Field(description="Unix seconds, UTC.")]
     job: Annotated[str | None, Field(description="The id of the job.")]
     corpus: Annotated[str | None, Field(description="The id of the corpus.")]
-    preset: Annotated[
-        PresetOption | None, Field(description="The preset of the job; null: the architecture has none.")
-    ]
+    preset: PresetOption | None
+    """The preset of the job; null: the architecture has none."""
     chosen_preset: Annotated[Preset | None, Field(description="What preset `auto` chose.")]
     network: Annotated[dict[str, Any], Field(description="The network's configuration.")]
     training: Annotated[dict[str, Any], Field(description="The training configuration.")]
@@ -224,51 +210,36 @@ class Report(TypedDict, total=False):
     mix: Annotated[dict[str, Any] | None, Field(description="The second text of the batches.")]
     parameters: Annotated[int, Field(description="Number of weights.")]
 
-    validation_bits_per_character: Annotated[
-        float,
-        Field(
-            description="Mean -log2 p of the second half of the held-out text, which had no part in training,"
-            " by what the model predicts with."
-        ),
-    ]
+    validation_bits_per_character: float
+    """Mean -log2 p of the second half of the held-out text, which had no part in training, by what the model
+    predicts with."""
     experts: Experts
-    mixture_weights: Annotated[
-        Literal["learned", "default"],
-        Field(description="Whether the weights of the experts were learned on held-out text."),
-    ]
-    train_bits_per_character: Annotated[
-        float | None, Field(description="Training loss before the best evaluation.")
-    ]
+    mixture_weights: Literal["learned", "default"]
+    """Whether the weights of the experts were learned on held-out text."""
+    train_bits_per_character: float | None
+    """Training loss before the best evaluation."""
     characters: CharacterCounts
     unknown: UnknownCharacters
-    stopped: Annotated[
-        str | None,
-        Field(description="The request that ended training before its budget did; null: none."),
-    ]
-    ended_early: Annotated[
-        str | None, Field(description="Why training ended early by itself, as a sentence; null: it did not.")
-    ]
+    stopped: str | None
+    """The request that ended training before its budget did; null: none."""
+    ended_early: str | None
+    """Why training ended early by itself, as a sentence; null: it did not."""
     rows: Annotated[int, Field(description="Rows of the batches (B).")]
     window: Annotated[int, Field(description="Characters of a window (T).")]
     dropout: Annotated[float, Field(description="Fraction of the LSTMs' outputs that training dropped.")]
     precision: Annotated[str, Field(description="Of matrix products in training: `mixed` or `float32`.")]
-    bfloat16_speedup: Annotated[
-        float | None, Field(description="Measured speed of bfloat16 relative to float32; null: not measured.")
-    ]
-    numerics: Annotated[
-        list[Numerics],
-        Field(description="What decides the last bits; one more after each resume that changed it."),
-    ]
+    bfloat16_speedup: float | None
+    """Measured speed of bfloat16 relative to float32; null: not measured."""
+    numerics: list[Numerics]
+    """What decides the last bits; one more after each resume that changed it."""
     steps: Annotated[int, Field(description="Optimizer steps.")]
     epochs: Annotated[float, Field(description="Passes over the training text.")]
     best_step: Annotated[int, Field(description="The step of the best evaluation, whose weights are kept.")]
-    validation_turned_at_step: Annotated[
-        int | None, Field(description="`best_step`, if the network overfitted after it.")
-    ]
+    validation_turned_at_step: int | None
+    """`best_step`, if the network overfitted after it."""
     validation_turned_at_epoch: Annotated[float | None, Field(description="The epoch of that step.")]
-    bits_lost_after_best: Annotated[
-        float, Field(description="Held-out bits per character of the last evaluation minus the best.")
-    ]
+    bits_lost_after_best: float
+    """Held-out bits per character of the last evaluation minus the best."""
     characters_trained: Annotated[int, Field(description="Characters read in training.")]
     training_seconds: Annotated[float, Field(description="From the first step, with evaluations.")]
     job_seconds: Annotated[float, Field(description="Of the whole attempt; only in the card.")]

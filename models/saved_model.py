@@ -42,7 +42,7 @@ class FileEntry(BaseModel):
 class Card(BaseModel):
     """The contents of model.json: configuration, provenance, report and files of a model version."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     format_version: int = FORMAT_VERSION
     id: str
@@ -51,31 +51,24 @@ class Card(BaseModel):
     created_at: int = Field(description="Unix seconds, UTC.")
     job: str | None = None
     corpus: str | None = None
-    preset: PresetOption | None = Field(
-        None, description="The preset of its job; null: the architecture has none, or not known."
-    )
+    preset: PresetOption | None = None
+    """The preset of its job; null: the architecture has none, or not known."""
     chosen_preset: Preset | None = Field(None, description="What preset `auto` chose.")
     network: NetworkConfig
     training: TrainingConfig
-    started_from: str | None = Field(
-        None, description="The model that training started from, `name@version`."
-    )
+    started_from: str | None = None
+    """The model that training started from, `name@version`."""
     mix: Mix | None = Field(None, description="The second text of its training batches.")
     alphabet: Alphabet = "characters"
-    kind: TextKind | None = Field(
-        None,
-        description="What its training text is; the model of `records` begins prompts at a line's start.",
-    )
+    kind: TextKind | None = None
+    """What its training text is; the model of `records` begins prompts at a line's start."""
     masks: tuple[str, ...] = Field((), description="Masks of its training text and of the lines it scores.")
     characters: str = Field(description="The vocabulary; the n-th character has id n.")
     parameters: int
     report: dict[str, Any] = Field(default_factory=dict, description="The report of the training run.")
     files: dict[str, FileEntry]
-    files_folder: str = Field(
-        "",
-        pattern=r"^[A-Za-z0-9_-]*$",
-        description="Subfolder of its files in the storage.",
-    )
+    files_folder: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
+    """Subfolder of its files in the storage."""
 
     @property
     def reference(self) -> str:

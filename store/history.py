@@ -24,7 +24,9 @@ Record = TypeVar("Record", bound=BaseModel)
 class ImmutableRecord(BaseModel):
     """A record whose fields cannot be assigned: readers share one object of it."""
 
-    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
 
 
 def read_record(blobs: Blobs, path: str, kind: type[Record]) -> Record | None:

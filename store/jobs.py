@@ -14,14 +14,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from nextchar.models.auto_preset import Candidate
-from nextchar.models.config import (
-    Mix,
-    NetworkConfig,
-    Preset,
-    PresetOption,
-    SuggestionConfig,
-    TrainingConfig,
-)
+from nextchar.models.config import Mix, NetworkConfig, Preset, PresetOption, SuggestionConfig, TrainingConfig
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.models.text.kind_detection import Purpose, TextKind
 from nextchar.models.text.vocabulary import Alphabet
@@ -116,9 +109,8 @@ STORAGE_CODES = frozenset({"storage_full", "storage_unavailable"})
 class JobError(ImmutableRecord):
     """Why a job failed or was paused."""
 
-    code: str = Field(
-        description="Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."
-    )
+    code: str
+    """Stable and machine-readable, such as `diverged`, `out_of_memory` or `storage_full`."""
     message: str = Field(description="The reason, and what to do about it.")
 
 

@@ -64,11 +64,7 @@ def logging_config(settings: StoreSettings) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {"default": {"()": formatter}},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": "default",
-            }
+            "stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "default"}
         },
         "root": {"level": "WARNING", "handlers": ["stderr"]},
         "loggers": {name: {"level": level} for name in (*_OWN_LOGGERS, "uvicorn")},
@@ -134,7 +130,6 @@ def escaped(text: str) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, str]:
-    """Return the non-empty fields of a record, in order."""
     message, exception = record.getMessage(), ""
     if record.exc_info:
         exception = logging.Formatter().formatException(record.exc_info)

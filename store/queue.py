@@ -30,8 +30,10 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RQJob
 from rq.utils import as_text, utcparse
 
+from nextchar.store import tracing
 from nextchar.store.jobs import Job
 from nextchar.store.live import Live
+from nextchar.store.logs import set_job
 
 _SENT_KEY = "nextchar:queue:sent"
 
@@ -226,6 +228,18 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if str(os.getppid()) != os.environ.get(PARENT_PID):  # the parent died before the call
             os._exit(1)
+
+
+@contextlib.contextmanager
+def child_process(work_id: str) -> Iterator[None]:
+    """Set up a worker's child process for a block in which it works on a job or batch."""
+    die_with_parent()
+    set_job(work_id)
+    tracing.start("nextchar-worker")
+    try:
+        yield
+    finally:
+        tracing.stop()
 
 
 @contextlib.contextmanager

@@ -65,6 +65,11 @@ class StoreSettings(BaseSettings):
         return self.store_url or (self.data_dir.resolve() / "store").as_uri()
 
     @property
+    def spool(self) -> Path:
+        """The folder of temporary files, such as uploads in progress."""
+        return self.data_dir / "spool"
+
+    @property
     def given_redis_url(self) -> str | None:
         """The URL of the user's Redis; None: an embedded Valkey is started."""
         return self.redis_url if "redis_url" in self.model_fields_set else None

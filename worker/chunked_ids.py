@@ -184,7 +184,6 @@ class ChunkedIds:
         return result.reshape(positions.shape)
 
     def __array__(self, dtype: Any = None, *, copy: bool | None = None) -> NDArray[np.int32]:
-        """Return all ids, for numpy functions."""
         assert copy is not False
         return self[:].astype(dtype or np.int32, copy=False)
 

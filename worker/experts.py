@@ -17,8 +17,7 @@ from nextchar.models.runtime.mixture_learning import LEARNED_CHARACTERS, Seen, l
 from nextchar.models.runtime.model_networks import FLOAT32_FILE
 from nextchar.models.runtime.session import Check, SharedNetwork, StepNetwork, open_network
 from nextchar.models.text.ngram import NgramModel
-from nextchar.worker.evaluation import bits_by_expert
-from nextchar.worker.evaluator import graph_of, int8_file
+from nextchar.worker.evaluation import bits_by_expert, graph_of, int8_file
 from nextchar.worker.prepared_text import Ids, Text
 from nextchar.worker.report import NGRAM_ORDERS
 

@@ -245,7 +245,6 @@ def work(redis_url: str, *, queue: str = QUEUE_NAME, max_jobs: int = 0) -> None:
 
 
 def _wait_for_redis(redis_url: str) -> None:
-    """Wait until Redis accepts writes."""
     wait_s, logged_at = _FIRST_WAIT_S, -_LOG_EVERY_S
     with connect(redis_url, socket_timeout=_REDIS_TIMEOUT_S) as redis:
         while True:

@@ -26,8 +26,7 @@ from nextchar.store.jobs import Job, JobRequest
 from nextchar.store.models import Models
 from nextchar.worker.calibration import anomaly_files
 from nextchar.worker.checkpoints import Checkpoint
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import int8_file, saved_files
+from nextchar.worker.evaluation import bits_per_character, int8_file, saved_files
 from nextchar.worker.experts import (
     EARLY_NETWORK,
     EarlyExperts,
@@ -264,7 +263,6 @@ def _with_preset(request: JobRequest, text: Text, options: dict[str, Any], hooks
 
 
 def _early_card(job: Job, text: Text, files: dict[str, bytes]) -> Card:
-    """Return the card of a job's early model."""
     without = {"network": EARLY_NETWORK, "preset": None, "chosen_preset": None}
     request = job.request.model_copy(update=without)
     origin = _origin(job, request, vocabulary_size=len(text.vocabulary))

@@ -100,8 +100,7 @@ def write_report(
     )
     if origin.get("kind") == "records" and (
         lines := parts.run(
-            "held-out lines",
-            lambda: measure_repeated_lines(text.train, text.validation, vocabulary),
+            "held-out lines", lambda: measure_repeated_lines(text.train, text.validation, vocabulary)
         )
     ):
         report["held_out_lines"] = lines

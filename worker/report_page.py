@@ -152,7 +152,6 @@ def _range(curve: Sequence[Evaluation], baselines: Mapping[str, float]) -> tuple
 
 
 def _points(curve: Sequence[Evaluation], key: _Key) -> list[tuple[int, float]]:
-    """Return the (step, bits) of a curve."""
     return [(point["step"], bits) for point in curve if (bits := point[key]) is not None]
 
 
@@ -194,13 +193,7 @@ def _write_labels(axes: Any, labels: Sequence[tuple[float, str, str]], *, gap: f
 
 
 def _write(
-    axes: Any,
-    text: str,
-    at: tuple[float, float],
-    unit: str | tuple[str, str],
-    color: str,
-    *,
-    rise: float = 0,
+    axes: Any, text: str, at: tuple[float, float], unit: str | tuple[str, str], color: str, *, rise: float = 0
 ) -> None:
     """Write a text to the right of a place, `rise` points above its height."""
     axes.annotate(
@@ -299,8 +292,7 @@ def page(report: Report, *, wide: str | None, narrow: str | None) -> str:
         passages=_distinct(passages)[:_MAX_PASSAGES],
         samples=_spread(report.get("samples", []), _MAX_SAMPLES),
         description=describe(
-            report["curve"],
-            with_experts(report.get("baselines", {}), **experts_shown(report)),
+            report["curve"], with_experts(report.get("baselines", {}), **experts_shown(report))
         ),
         wide=wide and _data_url(wide),
         narrow=narrow and _data_url(narrow),
@@ -319,10 +311,7 @@ def baseline_name(key: str, report: Report) -> str:
 
 def _template() -> Any:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        finalize=_visible,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, finalize=_visible
     )
     environment.filters |= {"number": "{:,}".format, "duration": duration}
     environment.filters["percent"] = lambda fraction, digits: f"{fraction:.{digits}%}"

@@ -14,36 +14,21 @@ PrecisionSetting = Literal["auto", "mixed", "float32"]
 class WorkerSettings(StoreSettings):
     """Read from the environment by `load`."""
 
-    queue: Literal["training", "batches"] = Field(
-        "training", description="What this worker takes: training jobs, or batches of requests."
-    )
-    training_threads: int = Field(
-        0, ge=0, le=256, description="Cores to train on; 0: all that this process may use."
-    )
-    precision: PrecisionSetting = Field(
-        "auto",
-        description="Precision of matrix products in training: 16 bits where the machine supports"
-        " them, or float32;"
-        " by default the faster one, which is measured.",
-    )
-    corpus_cache_bytes: int = Field(
-        16 << 30,
-        ge=64 << 20,
-        description="Disk space for the ids of a job's corpus, one byte per character as a rule; a larger"
-        " corpus is read from the storage in chunks while it is trained on.",
-    )
-    checkpoint_seconds: float = Field(
-        10.0,
-        gt=0,
-        le=86400,
-        description="Seconds between checkpoints of a running job: the most training that can be lost.",
-    )
+    queue: Literal["training", "batches"] = "training"
+    """What this worker takes: training jobs, or batches of requests."""
+    training_threads: int = Field(0, ge=0, le=256)
+    """Cores to train on; 0: all that this process may use."""
+    precision: PrecisionSetting = "auto"
+    """Precision of matrix products in training: 16 bits where the machine supports them, or float32; by
+    default the faster one, which is measured."""
+    corpus_cache_bytes: int = Field(16 << 30, ge=64 << 20)
+    """Disk space for the ids of a job's corpus, one byte per character as a rule; a larger corpus is read
+    from the storage in chunks while it is trained on."""
+    checkpoint_seconds: float = Field(10.0, gt=0, le=86400)
+    """Seconds between checkpoints of a running job: the most training that can be lost."""
 
-    max_jobs: int = Field(
-        0,
-        ge=0,
-        description="Exit after this many jobs or batches, or when none waits; 0: work until stopped.",
-    )
+    max_jobs: int = Field(0, ge=0)
+    """Exit after this many jobs or batches, or when none waits; 0: work until stopped."""
 
     @property
     def cores(self) -> int:

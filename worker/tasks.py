@@ -17,7 +17,7 @@ from nextchar.store.jobs import Jobs, JobStatus
 from nextchar.store.live import Live
 from nextchar.store.logs import set_job
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import TrainingQueue, connect, die_with_parent, leased
+from nextchar.store.queue import TrainingQueue, child_process, connect, leased
 from nextchar.worker.attempt import Attempt
 from nextchar.worker.checkpoints import Checkpoints
 from nextchar.worker.settings import WorkerSettings
@@ -27,13 +27,8 @@ log = logging.getLogger("nextchar.worker")
 
 def train(job_id: str) -> None:
     """Train one job until it ends or is given back to the queue."""
-    die_with_parent()
-    set_job(job_id)
-    tracing.start("nextchar-worker")
-    try:
+    with child_process(job_id):
         _train(job_id, WorkerSettings.load())
-    finally:
-        tracing.stop()
 
 
 def _train(job_id: str, settings: WorkerSettings) -> None:

@@ -12,7 +12,7 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import TrainingConfig
 from nextchar.store import tracing
 from nextchar.worker.checkpoints import Checkpoint, CheckpointSaver
-from nextchar.worker.evaluator import PATIENCE, Evaluator
+from nextchar.worker.evaluation import PATIENCE, Evaluator
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.mixing import MixedRows
 from nextchar.worker.pacing import (
@@ -248,7 +248,6 @@ class Trainer:
         return True
 
     def _learning_rate(self) -> float:
-        """Return the learning rate of the next step."""
         state, warmup_steps = self.state, self.warmup_steps
         warmup = min(1.0, (state.step + 1) / warmup_steps) if warmup_steps else 1.0
         return self.training.learning_rate * state.rate_scale * state.schedule.rate(state.step) * warmup

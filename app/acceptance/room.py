@@ -165,7 +165,7 @@ def _learning(
         services.corpora,
         services.jobs,
         create,
-        spool=settings.data_dir / "spool",
+        spool=settings.spool,
         max_corpus_bytes=settings.max_corpus_bytes,
     )
 

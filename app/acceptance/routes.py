@@ -8,14 +8,14 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from nextchar.app.acceptance.counting import EventCounts, ResolvedEvent
-from nextchar.app.acceptance.figure_schemas import (
+from nextchar.app.acceptance.figures import (
+    Acceptance,
     AcceptanceBody,
     DeletedTexts,
     KeptTextBody,
     KeptTextPage,
     LearningBody,
 )
-from nextchar.app.acceptance.figures import Acceptance
 from nextchar.app.acceptance.kept_texts import KeptTexts
 from nextchar.app.acceptance.learning import Learning, forget_corpora
 from nextchar.app.acceptance.schemas import EventsBody, EventsCreate
@@ -52,7 +52,7 @@ router = APIRouter(tags=["suggestions"], route_class=BeaconRoute)
 
 _TEXT_BODY: dict[str, Any] = {
     "requestBody": {
-        "content": {"text/plain": {"schema": {"type": "string", "description": "The same as JSON."}}},
+        "content": {"text/plain": {"schema": {"type": "string", "description": "The same as JSON."}}}
     }
 }
 

@@ -63,13 +63,7 @@ _PIECE_CHARACTERS = 50_000
 
 
 async def start_completion(
-    engines: Engines,
-    pools: Pools,
-    model: str,
-    body: CompletionCreate,
-    *,
-    caller: Caller,
-    arrived_s: float,
+    engines: Engines, pools: Pools, model: str, body: CompletionCreate, *, caller: Caller, arrived_s: float
 ) -> RunningCompletion:
     """Start a completion on `model`.
 

@@ -7,12 +7,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from nextchar.app.completions.completion import RunningCompletion, result_of
-from nextchar.app.completions.requests import (
-    LONG_PROMPT_CHARACTERS,
-    prepare,
-    serialize,
-    start_completion,
-)
+from nextchar.app.completions.requests import LONG_PROMPT_CHARACTERS, prepare, serialize, start_completion
 from nextchar.app.completions.schemas import (
     EXAMPLE,
     AlternativeBody,

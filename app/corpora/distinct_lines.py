@@ -127,7 +127,6 @@ class DistinctLines:
         self._records.write(records[order].tobytes())
 
     def _part(self, part: int) -> NDArray[np.void]:
-        """Return the records of a part."""
         found, first = [], 0  # the first record of the piece
         for ends in self._ends:
             start = int(ends[part - 1]) if part else 0

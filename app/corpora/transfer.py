@@ -76,7 +76,7 @@ async def receive_corpus(
         ClientDisconnect: the client disconnected before the text was read.
     """
     limit_bytes = services.settings.max_corpus_bytes
-    spool, body = services.settings.data_dir / "spool", StreamedBody(request)
+    spool, body = services.settings.spool, StreamedBody(request)
     try:
         await run_in_thread(services.watermark.check, needed_bytes=body.declared_bytes)
         await run_in_thread(access.check_corpus_quota)
@@ -122,7 +122,7 @@ async def read_corpus(
         access.check_corpus_quota()
         blobs, paths = find_sources(url, listed(services.settings.corpus_sources))
         limit_bytes = services.settings.max_corpus_bytes
-        spool = services.settings.data_dir / "spool"
+        spool = services.settings.spool
         files = StoredFiles(blobs, paths, adds_newlines=encoding == "utf-8")
         with (
             Upload(spool, limit_bytes=limit_bytes, encoding=encoding) as upload,
@@ -170,13 +170,10 @@ def _opened(
             yield opened
 
 
-@contextlib.contextmanager
-def _distinct(deduplicate: Deduplication | None, folder: Path) -> Iterator[DistinctLines | None]:
-    if deduplicate is None:
-        yield None
-    else:
-        with DistinctLines(folder) as lines:
-            yield lines
+def _distinct(
+    deduplicate: Deduplication | None, folder: Path
+) -> contextlib.AbstractContextManager[DistinctLines | None]:
+    return contextlib.nullcontext() if deduplicate is None else DistinctLines(folder)
 
 
 async def _feed(sink: "_Sink", body: StreamedBody, decoder: Decoder) -> None:

@@ -132,11 +132,9 @@ class _Feed:
         self._polling = asyncio.ensure_future(self._poll())
 
     def close(self) -> None:
-        """Stop reading."""
         self._polling.cancel()
 
     async def wait_until_open(self) -> None:
-        """Wait until `last` is known."""
         while not self._is_open:
             await self._changed.wait()
         if self._error:

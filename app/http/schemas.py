@@ -4,9 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar, Unpack
 
 from fastapi import Header, Query
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, Field
 
 from nextchar.models.errors import InvalidInput
 
@@ -20,17 +18,6 @@ class Shape(BaseModel):
     """What is sent. Docstrings below its fields describe them, as `description` does."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
-
-    @classmethod
-    def __get_pydantic_json_schema__(
-        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        """Return the schema, in which each description is one line."""
-        schema = handler(core_schema)
-        for field in handler.resolve_ref_schema(schema).get("properties", {}).values():
-            if "description" in field:
-                field["description"] = " ".join(field["description"].split())
-        return schema
 
 
 class RequestBody(Shape):
@@ -91,6 +78,15 @@ DEFAULT_LIMIT = 20
 
 MAX_EVENT_NUMBER = 2**63 - 1
 """The greatest number of an event that a request can name; Redis knows none of 2**64."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="A request that is repeated with the same key creates nothing a second time.",
+    ),
+]
 
 LastEventId = Annotated[int | None, Header(ge=0, le=MAX_EVENT_NUMBER, description="As `after`, for streams.")]
 

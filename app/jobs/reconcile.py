@@ -195,7 +195,6 @@ class Reconciler:
 
 
 def _has_waited(job: Job) -> bool:
-    """Return whether a job that waits for storage is due for a retry."""
     waited_s = time.time() - job.updated_at
     # Negative if the clock was set back since, perhaps by hours.
     return waited_s < 0 or waited_s >= storage_wait_s(job.storage_pauses)

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 
 from nextchar.app.access.permissions import AccessDep
 from nextchar.app.http.bodies import DocumentRoute
@@ -16,6 +16,7 @@ from nextchar.app.http.schemas import (
     DEFAULT_LIMIT,
     MAX_EVENT_NUMBER,
     After,
+    IdempotencyKey,
     LastEventId,
     Limit,
     Page,
@@ -39,15 +40,6 @@ from nextchar.app.jobs.schemas import (
 from nextchar.store.jobs import Job, JobStatus
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], route_class=DocumentRoute)
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="A request that is repeated with the same key creates no second job.",
-    ),
-]
 
 CancelBody = Annotated[JobCancel | None, Body(examples=[{"keep_best": True}])]
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from functools import partial
-from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -106,16 +105,14 @@ def export_model(request: Request, services: ServicesDep, model: str) -> Respons
     return download(
         services.pools.downloads,
         partial(model_archives.write_archive, saved),
-        folder=spool_folder(services),
+        folder=services.settings.spool,
         media_type=MEDIA_TYPE,
         headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.tar"'},
     )
 
 
 @router.get(
-    "/{model}/pack",
-    response_class=Response,
-    responses=_PACK_RESPONSE | error_responses(404, 422, 503, 507),
+    "/{model}/pack", response_class=Response, responses=_PACK_RESPONSE | error_responses(404, 422, 503, 507)
 )
 @needs("read")
 def pack_model(
@@ -127,14 +124,13 @@ def pack_model(
         Query(ge=1, description="The largest file; the beginning of the known text is left out to fit."),
     ] = None,
     tables: Annotated[
-        bool,
-        Query(description="Whether the file has the tables of the known text, too: it opens at once."),
+        bool, Query(description="Whether the file has the tables of the known text, too: it opens at once.")
     ] = False,
     calibration: Annotated[
         str | None,
         Query(
             description="The calibration by which the file scores lines. Default: of a model of a log"
-            " `default`, or else `validation`; other models measure surprisal alone.",
+            " `default`, or else `validation`; other models measure surprisal alone."
         ),
     ] = None,
 ) -> Response:
@@ -145,7 +141,7 @@ def pack_model(
     return download(
         services.pools.downloads,
         lambda file: file.write(pack(saved, limit_bytes=limit_bytes, with_tables=tables, calibration=used)),
-        folder=spool_folder(services),
+        folder=services.settings.spool,
         media_type="application/octet-stream",
         headers={"Content-Disposition": f'attachment; filename="{saved.card.reference}.nextchar"'},
     )
@@ -165,7 +161,7 @@ async def import_model(
     if name is not None:
         access.check_model(name)
     body, max_bytes = StreamedBody(request), services.settings.max_model_bytes
-    with await run_in_thread(temporary_file, spool_folder(services)) as file:
+    with await run_in_thread(temporary_file, services.settings.spool) as file:
         try:
             await run_in_thread(_check_room, services, body.declared_bytes)
             _check_headers(request)
@@ -185,11 +181,6 @@ async def import_model(
         card = await services.pools.queue(IMPORTS).run(lambda _: importing())
     response.headers["Location"] = f"/v1/models/{card.reference}"
     return ModelBody.of(card)
-
-
-def spool_folder(services: Services) -> Path:
-    """Return the folder of temporary files."""
-    return services.settings.data_dir / "spool"
 
 
 def _check_room(services: Services, archive_bytes: int) -> None:

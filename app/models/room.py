@@ -11,14 +11,7 @@ from nextchar.app.http.services import Services
 from nextchar.app.models import file_routes, routes
 from nextchar.app.models.engines import EngineLoader, Engines, load_by
 from nextchar.app.models.names import AliasControl, DefaultModel, ModelFollowers
-from nextchar.app.operations.metrics import (
-    STORAGE_READ_S,
-    BoundedRead,
-    Collected,
-    Metrics,
-    counter,
-    gauge,
-)
+from nextchar.app.operations.metrics import STORAGE_READ_S, BoundedRead, Collected, Metrics, counter, gauge
 from nextchar.app.room import Folder, Room
 from nextchar.store.models import Models
 

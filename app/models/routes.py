@@ -159,7 +159,7 @@ def get_file(
     return download(
         services.pools.downloads,
         lambda file: file.write(_file(saved, name)),
-        folder=services.settings.data_dir / "spool",
+        folder=services.settings.spool,
         media_type=kind,
         headers=headers,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Query, Request
 from prometheus_client.core import Metric
 from redis.exceptions import RedisError
 
@@ -23,7 +23,7 @@ from nextchar.app.access.permissions import Access, AccessDep
 from nextchar.app.http.errors import error_responses
 from nextchar.app.http.limits import BATCHES_OF_KEY
 from nextchar.app.http.rules import SMALL_JSON, needs
-from nextchar.app.http.schemas import DEFAULT_LIMIT, After, Page, paginate
+from nextchar.app.http.schemas import DEFAULT_LIMIT, After, IdempotencyKey, Page, paginate
 from nextchar.app.http.services import Services, ServicesDep
 from nextchar.app.jobs.control import IdempotencyKeys
 from nextchar.app.openai.batches import Batch, Batches, BatchStatus, no_such_batch
@@ -208,15 +208,6 @@ def to_copy(paths: list[str], blobs: Blobs, copied: Collection[str]) -> list[str
 
 
 router = APIRouter(prefix="/v1/batches", tags=["OpenAI"], route_class=OpenAIRoute)
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        description="A request that is repeated with the same key creates no second batch.",
-    ),
-]
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 

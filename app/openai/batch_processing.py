@@ -36,24 +36,14 @@ from nextchar.app.openai.json_lines import MAX_ERRORS, BatchRequest, InvalidLine
 from nextchar.app.openai.schemas import OpenAICompletionCreate
 from nextchar.models.errors import Busy, Conflict, DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.runtime.requests import Caller
-from nextchar.store import tracing
 from nextchar.store.background import BackgroundLoop
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Upload
 from nextchar.store.jobs import STORAGE_CODES, Jobs
-from nextchar.store.logs import set_job
 from nextchar.store.model_file_cache import ModelFileCache
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.store.queue import (
-    RENEW_S,
-    STOP_SIGNAL,
-    BatchQueue,
-    connect,
-    die_with_parent,
-    leased,
-    try_redis,
-)
+from nextchar.store.queue import RENEW_S, STOP_SIGNAL, BatchQueue, child_process, connect, leased, try_redis
 
 log = logging.getLogger("nextchar.worker")
 
@@ -82,13 +72,8 @@ _UNLIMITED_BYTES = 1 << 60
 
 def run(batch_id: str) -> None:
     """Run one batch until it ends, its turn is over, or the worker shuts down."""
-    die_with_parent()
-    set_job(batch_id)
-    tracing.start("nextchar-worker")
-    try:
+    with child_process(batch_id):
         _run(batch_id, ServingSettings.load())
-    finally:
-        tracing.stop()
 
 
 def _run(batch_id: str, settings: ServingSettings) -> None:
@@ -101,7 +86,7 @@ def _run(batch_id: str, settings: ServingSettings) -> None:
     processing = BatchProcessing(
         batches,
         Engines(models, load_by(settings), limit_bytes=settings.model_cache_bytes),
-        settings.data_dir / "spool",
+        settings.spool,
         stop,
         others_wait=lambda: bool(set(try_redis(queue.waiting) or ()) - {batch_id}),
     )
@@ -133,7 +118,6 @@ class _Progress:
     attempts: int = 0  # at the next chunk, of processes that were killed or that run it
 
     def add(self, responses: Iterable[bytes]) -> None:
-        """Count the responses of one more chunk."""
         kinds = Counter(response[:1] for response in responses)
         self.chunks += 1
         self.completed += kinds[COMPLETED]
@@ -457,7 +441,6 @@ def _request_id(batch: Batch, number: int) -> str:
 
 
 def _error(batch: Batch, number: int, custom_id: str | None, code: str, message: str) -> bytes:
-    """Return the response to a request that was not run."""
     error = json.dumps({"code": code, "message": message})
     return FAILED + f'{_head(batch, number, custom_id)},"response":null,"error":{error}}}'.encode()
 

@@ -293,7 +293,7 @@ def delete_joined(blobs: Blobs, access: Access, file_id: str) -> None:
 
 def _join(services: Services, access: Access, training: Corpus, validation: Corpus) -> tuple[Corpus, bool]:
     services.watermark.check(needed_bytes=training.bytes + validation.bytes)
-    spool, limit_bytes = services.settings.data_dir / "spool", services.settings.max_corpus_bytes
+    spool, limit_bytes = services.settings.spool, services.settings.max_corpus_bytes
     with Upload(spool, limit_bytes=limit_bytes) as upload:
         last = b""
         for piece in services.corpora.stream(training.id):

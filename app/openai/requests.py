@@ -218,12 +218,7 @@ class ResolvedRequest:
 
 
 async def resolve(
-    body: OpenAICompletionCreate,
-    loaded: Loaded,
-    pools: Pools,
-    *,
-    caller: Caller,
-    arrived_s: float,
+    body: OpenAICompletionCreate, loaded: Loaded, pools: Pools, *, caller: Caller, arrived_s: float
 ) -> ResolvedRequest:
     """Return the request with its defaults, and its prompts as characters.
 

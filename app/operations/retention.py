@@ -161,7 +161,6 @@ class Retention:
         return self._is_unchanged(job)
 
     def _sweep_model_files(self, now: float) -> int:
-        """Delete the files of models without a card."""
         paths_by_model: dict[str, list[str]] = {}
         for path in self._blobs.paths("model_files"):  # listed before the cards, which are written later
             paths_by_model.setdefault(path.split("/")[1], []).append(path)

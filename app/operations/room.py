@@ -115,8 +115,7 @@ _malloc_trim = _find_malloc_trim()
 
 def _open(services: Services) -> None:
     settings, blobs = services.settings_of(RetentionSettings), services.blobs
-    spool = settings.data_dir / "spool"
-    remove_stale_uploads(spool, now=time.time())
+    remove_stale_uploads(settings.spool, now=time.time())
     metrics = services.add(Metrics())
     metrics.register(Collected(partial(service_metrics, services.loops, blobs, settings.data_dir)))
     services.tasks.append(metrics.watch_loop)
@@ -130,7 +129,7 @@ def _open(services: Services) -> None:
             kernels_loaded=services.kernels_loaded,
         )
     )
-    retention = services.add(Retention(blobs, services.jobs, settings, spool=spool))
+    retention = services.add(Retention(blobs, services.jobs, settings, spool=settings.spool))
     loop = BackgroundLoop(
         "retention", retention.sweep, interval_s=_RETENTION_S, effect="expired data is not deleted"
     )

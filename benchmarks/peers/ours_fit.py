@@ -10,7 +10,7 @@ from benchmarks.texts import HELD_OUT, SplitText
 from nextchar.models.config import PRESETS, Budget, Preset
 from nextchar.models.machine import available_cores
 from nextchar.models.runtime.session import Network
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import graph_of
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.training import fit

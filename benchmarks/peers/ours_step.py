@@ -46,11 +46,7 @@ def prepare(
             raise RuntimeError("this processor has no bfloat16 products")
         precision = precision or choice.precision
     training = TrainingConfig(
-        rows=rows,
-        window=window,
-        learning_rate=LEARNING_RATE,
-        weight_decay=WEIGHT_DECAY,
-        clip_norm=CLIP_NORM,
+        rows=rows, window=window, learning_rate=LEARNING_RATE, weight_decay=WEIGHT_DECAY, clip_norm=CLIP_NORM
     )
     _, trainer = network_and_step(
         config,

@@ -31,10 +31,7 @@ def prepare(
         parameters, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True
     )
     stream = windows(rows=rows, window=window, vocabulary=vocabulary)
-    state = (
-        torch.zeros(layers, rows, units, device=device),
-        torch.zeros(layers, rows, units, device=device),
-    )
+    state = (torch.zeros(layers, rows, units, device=device), torch.zeros(layers, rows, units, device=device))
 
     def step() -> float:
         nonlocal state

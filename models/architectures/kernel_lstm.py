@@ -26,12 +26,7 @@ class KernelLSTM:
     """
 
     def __init__(
-        self,
-        config: NetworkConfig,
-        frequencies: NDArray[np.floating],
-        *,
-        seed: int,
-        has_hidden: bool = False,
+        self, config: NetworkConfig, frequencies: NDArray[np.floating], *, seed: int, has_hidden: bool = False
     ) -> None:
         assert config.embedding
         self.config = config

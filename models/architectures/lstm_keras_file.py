@@ -78,7 +78,6 @@ def _numbered(name: str, index: int) -> str:
 
 
 def _model(name: str, layers: int, weights: Weights) -> _Config:
-    """Return the configuration of the model."""
     (vocabulary_size, embedding), units = weights["embedding"].shape, len(weights["lstm_0/recurrent"])
     state: _Shape = [None, units]
     x = _tensor("ids", [None, None], dtype="int32")
@@ -215,20 +214,17 @@ def _dense(units: int, activation: str) -> _Config:
 
 
 def _layer(class_name: str, name: str, config: _Config, shape: _Shape) -> _Config:
-    """Return a layer that is built for inputs of a shape."""
     dtype = _object("keras", "DTypePolicy", {"name": "float32"})
     layer = _object("keras.layers", class_name, {"name": name, "trainable": True, "dtype": dtype, **config})
     return {**layer, "build_config": {"input_shape": shape}}
 
 
 def _connected(layer: _Config, x: _Config, **inputs: Any) -> _Config:
-    """Return a layer whose first input is x."""
     node = {"args": [x], "kwargs": inputs}
     return {**layer, "name": layer["config"]["name"], "inbound_nodes": [node]}
 
 
 def _tensor(layer: str, shape: _Shape, *, dtype: str = "float32") -> _Config:
-    """Return the first output of a layer."""
     config = {"shape": shape, "dtype": dtype, "keras_history": [layer, 0, 0]}
     return {"class_name": "__keras_tensor__", "config": config}
 

@@ -189,7 +189,6 @@ def check_weights(weights: Weights) -> list[int]:
 
 
 def _check_shape(weights: Weights, name: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError if a weight has another shape."""
     if weights[name].shape != shape:
         raise ValueError(f"weight {name} has shape {weights[name].shape}, expected {shape}")
 

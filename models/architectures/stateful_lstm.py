@@ -226,11 +226,7 @@ def _run(layer: Any, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tenso
         All outputs (T, B, H), and the state (B, H), (B, H) after the last step, float32.
     """
     hs, h, c = layer(tf.transpose(x, (1, 0, 2)), initial_state=[h, c], training=True)
-    return (
-        tf.cast(tf.transpose(hs, (1, 0, 2)), tf.float32),
-        tf.cast(h, tf.float32),
-        tf.cast(c, tf.float32),
-    )
+    return (tf.cast(tf.transpose(hs, (1, 0, 2)), tf.float32), tf.cast(h, tf.float32), tf.cast(c, tf.float32))
 
 
 def graph(_: NetworkConfig, weights: Weights) -> bytes:

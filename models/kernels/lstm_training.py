@@ -96,9 +96,7 @@ def _gradients(gates, before, cs, d_hs, masks, dhs, dcs, dzs, ids, d_start):  # 
             total[j] += row[j]
 
 
-@compiled(
-    *signatures(f"void({F2}, {IDS}, P, X3, int64, X3, {F2}, {F2}, {F2}, {F2}, {F3}, {F3})"),
-)
+@compiled(*signatures(f"void({F2}, {IDS}, P, X3, int64, X3, {F2}, {F2}, {F2}, {F2}, {F3}, {F3})"))
 def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs):  # type: ignore[no-untyped-def]
     """Run T steps of a layer.
 
@@ -135,7 +133,7 @@ def forward(start, ids, packed, xs, inputs, above, mask, h, c0, sums, gates, cs)
 
 
 @compiled(
-    *signatures(f"void({F3}, {F3}, {F2}, {F3}, {F2}, P, int64, X, {F2}, {F3}, {F2}, {F2}, {IDS}, {F2}, P)"),
+    *signatures(f"void({F3}, {F3}, {F2}, {F3}, {F2}, P, int64, X, {F2}, {F3}, {F2}, {F2}, {IDS}, {F2}, P)")
 )
 def backward(  # type: ignore[no-untyped-def]
     gates, cs, c0, d_above, mask, packed, inputs, x, dz, d_xs, dh, dc, ids, d_start, packed_dz

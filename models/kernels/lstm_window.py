@@ -189,34 +189,21 @@ class _Layer:
         units, gates = shape.units, shape.gate_count * shape.units
         width = inputs + units
         self._inputs = inputs
-        self._packed, self._packed_transposed = (
-            formats.packed(width, gates),
-            formats.packed(gates, width),
-        )
+        self._packed, self._packed_transposed = (formats.packed(width, gates), formats.packed(gates, width))
         self.xs = formats.activations(window, rows, width)
         self._packed_xs = formats.packed(rows, width, steps=window)
         self._packed_dz = formats.packed(rows, gates, steps=window)
         self._gradient = _Gradient(formats, width, gates)
         self.h, self._c0 = np.zeros((rows, units), np.float32), np.zeros((rows, units), np.float32)
         self._dh, self._dc = np.zeros_like(self.h), np.zeros_like(self.h)
-        self._sums, self._gates = (
-            formats.sums(rows, gates),
-            np.zeros((window, rows, gates), np.float32),
-        )
+        self._sums, self._gates = (formats.sums(rows, gates), np.zeros((window, rows, gates), np.float32))
         self.cs = np.zeros((window, rows, units), np.float32)
         self._x, self._dz = formats.activations(rows, gates), np.zeros((rows, gates), np.float32)
         self.d_xs = formats.sums(window if inputs else 1, rows, width)
         self._d_start = np.zeros((starts, gates), np.float32)
 
     def forward(
-        self,
-        matrix: Floats,
-        start: Floats,
-        ids: Ids,
-        above: NDArray[Any],
-        mask: Floats,
-        h: Floats,
-        c: Floats,
+        self, matrix: Floats, start: Floats, ids: Ids, above: NDArray[Any], mask: Floats, h: Floats, c: Floats
     ) -> None:
         """Run the steps from state h, c (B, H), as `lstm_training.forward`; `matrix` is (I + H, 4H or 3H)."""
         self._matrix, self._ids = matrix, ids

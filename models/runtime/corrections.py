@@ -161,7 +161,6 @@ class _Step:
 
     @property
     def total(self) -> float:
-        """The total of the hypothesis with this character."""
         return self.parent.total + _logprob(self.parent.logprobs, self.an_id)
 
 

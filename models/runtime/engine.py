@@ -50,13 +50,7 @@ from nextchar.models.runtime.requests import (
     check_request,
 )
 from nextchar.models.runtime.scheduler import Scheduler
-from nextchar.models.runtime.session import (
-    Check,
-    CheckedNetwork,
-    State,
-    StepNetwork,
-    no_check,
-)
+from nextchar.models.runtime.session import Check, CheckedNetwork, State, StepNetwork, no_check
 from nextchar.models.runtime.state_cache import CHUNK, StateCache
 from nextchar.models.runtime.surprisal import (
     LineSurprisal,
@@ -313,13 +307,7 @@ class Engine:
         return int(self.network.initial_state().shape[1])
 
     def text_logprobs(
-        self,
-        text: str,
-        *,
-        top: int,
-        context: str = "\n",
-        expert: Expert = "mixture",
-        check: Check = no_check,
+        self, text: str, *, top: int, context: str = "\n", expert: Expert = "mixture", check: Check = no_check
     ) -> list[CharacterLogprobs]:
         """Return each character of NFC `text` with its log-probability and the `top` likeliest there.
 

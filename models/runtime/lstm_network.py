@@ -147,11 +147,7 @@ class LstmNetwork:
         return logits, state
 
     def read_tree(
-        self,
-        ids: NDArray[np.int32],
-        parents: NDArray[np.int64],
-        ends: NDArray[np.int64],
-        state: Floats,
+        self, ids: NDArray[np.int32], parents: NDArray[np.int64], ends: NDArray[np.int64], state: Floats
     ) -> Floats:
         """Return the logits (N, V) after each of N ids, which follow each other as a tree from state (1, S).
 

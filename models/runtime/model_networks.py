@@ -69,8 +69,7 @@ def load_network(saved: SavedModel, name: str, *, threads: int) -> SharedNetwork
     vocabulary_size = len(saved.vocabulary)
     if vocabulary_size != network.V:
         raise Unavailable(
-            f"model {reference} has {network.V} outputs and {vocabulary_size} ids",
-            code="model_damaged",
+            f"model {reference} has {network.V} outputs and {vocabulary_size} ids", code="model_damaged"
         )
     return network
 

@@ -139,11 +139,7 @@ class Opener:
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON."""
-        return {
-            "places": sorted(self.places),
-            "has_plain": self.has_plain,
-            "has_prefix": self.has_prefix,
-        }
+        return {"places": sorted(self.places), "has_plain": self.has_plain, "has_prefix": self.has_prefix}
 
     @classmethod
     def load(cls, record: dict[str, Any]) -> Self:

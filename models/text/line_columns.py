@@ -82,7 +82,6 @@ class LineColumns:
 
 
 def _grouped(pieces: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines of a text in groups."""
     for piece in whole_lines(pieces, max_held=_MAX_HELD):
         if piece:
             yield piece.removesuffix("\n").split("\n")

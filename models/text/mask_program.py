@@ -40,11 +40,7 @@ _MAX_POINT = 0x10FFFF
 _WORD = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz")
 _DIGITS, _SPACES = frozenset(b"0123456789"), frozenset(b"\t\n\f\r ")
 _CATEGORIES = {c.CATEGORY_DIGIT: _DIGITS, c.CATEGORY_SPACE: _SPACES, c.CATEGORY_WORD: _WORD}
-_NOT = {
-    c.CATEGORY_NOT_DIGIT: _DIGITS,
-    c.CATEGORY_NOT_SPACE: _SPACES,
-    c.CATEGORY_NOT_WORD: _WORD,
-}
+_NOT = {c.CATEGORY_NOT_DIGIT: _DIGITS, c.CATEGORY_NOT_SPACE: _SPACES, c.CATEGORY_NOT_WORD: _WORD}
 _ASSERTIONS = {
     c.AT_BEGINNING: BEGINNING,
     c.AT_BEGINNING_STRING: BEGINNING,
@@ -119,14 +115,12 @@ class _Program:
         self._mask, self._is_named = "", True
 
     def emit(self, kind: int, argument: int, after: int = 0) -> int:
-        """Add an instruction and return its number."""
         if len(self.instructions) >= MAX_INSTRUCTIONS:
             raise _refused(self._mask, "its repetitions are too large")
         self.instructions.append((kind, argument, after))
         return len(self.instructions) - 1
 
     def copy(self, at: int) -> None:
-        """Add an instruction once more."""
         self.emit(*self.instructions[at])
 
     def choice(self, firsts: Sequence[int]) -> int:

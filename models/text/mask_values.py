@@ -161,10 +161,7 @@ class FieldValues:
     def _is_in_range(self, value: Value) -> bool:
         if not _is_number(value.text):
             return True
-        limits = [
-            (value.after == "%", MAX_PERCENT),
-            (_PORT.search(value.before) is not None, MAX_PORT),
-        ]
+        limits = [(value.after == "%", MAX_PERCENT), (_PORT.search(value.before) is not None, MAX_PORT)]
         return all(
             len(value.text) <= _MAX_DIGITS and int(value.text) <= limit
             for is_limited, limit in limits

@@ -411,7 +411,6 @@ def _divide(line: str) -> Iterator[str]:
 
 
 def _divide_bytes(line: bytes) -> Iterable[bytes]:
-    """Return the pieces of a line in UTF-8, those of `_divide`."""
     if len(line) <= MAX_PIECE_CHARACTERS:
         return (line,)
     return (

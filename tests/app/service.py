@@ -138,10 +138,7 @@ def serving_real(settings: ApiSettings, *saved: SavedModel) -> Iterator[httpx.Cl
     registry = Models(open_blobs(settings.blobs_url))
     for model in saved:
         registry.publish(model.card, {name: model.file(name) for name in model.card.files})
-    with (
-        served(create_app(settings)) as url,
-        httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http,
-    ):
+    with served(create_app(settings)) as url, httpx.Client(base_url=url, timeout=300, verify=NO_TLS) as http:
         yield http
 
 

@@ -101,10 +101,7 @@ def test_forty_long_requests_do_not_delay_short_ones_and_end_with_their_clients(
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [
-        (f"{MODEL}/complete", {"max_characters": 1}),
-        ("/v1/completions", {"model": "fake", "max_tokens": 1}),
-    ],
+    [(f"{MODEL}/complete", {"max_characters": 1}), ("/v1/completions", {"model": "fake", "max_tokens": 1})],
 )
 def test_long_prompts_that_are_described_leave_others_alone_and_end_with_their_clients(
     service: Service, path: str, body: dict[str, Any]

@@ -19,15 +19,7 @@ from nextchar.app.logs.ingest.kept_lines import lines_key
 from nextchar.app.rooms import ApiSettings
 from nextchar.models.config import MINIMUM_CHARACTERS
 from tests.app.fakes import CHARACTERS, publish
-from tests.app.service import (
-    MAX_CORPUS_BYTES,
-    TEXT,
-    TRAINING_MEMORY_BYTES,
-    Service,
-    error_of,
-    serving,
-    until,
-)
+from tests.app.service import MAX_CORPUS_BYTES, TEXT, TRAINING_MEMORY_BYTES, Service, error_of, serving, until
 
 JSON = "application/json"
 

@@ -25,9 +25,7 @@ from tests.waiting import eventually
 
 HAPROXY = shutil.which("haproxy")
 
-pytestmark = [
-    pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed"),
-]
+pytestmark = [pytest.mark.skipif(HAPROXY is None, reason="haproxy is not installed")]
 
 PROMPT = "the quick brown fox jumps over the lazy dog " * 3
 KEYS = {

@@ -265,10 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     began_s, outcomes = time.monotonic(), []
     print(f"seed {given.seed}, {given.rounds} rounds", flush=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="faults") as folder,
-        Installation(Path(folder)) as installation,
-    ):
+    with tempfile.TemporaryDirectory(prefix="faults") as folder, Installation(Path(folder)) as installation:
         kinds = [
             kind
             for kind in KINDS

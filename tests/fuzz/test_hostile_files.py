@@ -28,12 +28,7 @@ def test_hostile_models_neither_crash_nor_run_nor_take_memory() -> None:
     command = [sys.executable, "-m", "tests.fuzz.hostile_files", "--seed", "1", "--cases", "40"]
     paths = f"{ROOT}:{ROOT / 'clients' / 'python'}"
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": paths},
-        check=False,
+        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, check=False
     )
     *cases, last = done.stdout.splitlines()
     assert done.returncode == 0, f"after {last}: {done.stderr[-2000:]}"

@@ -68,11 +68,7 @@ def test_damage_is_always_the_same_and_no_right_word() -> None:
     ("before", "after", "sentence"),
     [
         ([], [(1, 2), (4, 5)], "flagged: the damaged characters, and no others in either sentence"),
-        (
-            [],
-            [(1, 3)],
-            "flagged: 1 of 2 damaged characters and 1 other; none in the original sentence",
-        ),
+        ([], [(1, 3)], "flagged: 1 of 2 damaged characters and 1 other; none in the original sentence"),
         (
             [(0, 2)],
             [(1, 2), (4, 5)],

@@ -227,10 +227,7 @@ def test_api_that_does_not_come_up_stops_the_start_and_shows_the_end_of_its_log(
     monkeypatch.setattr(stack_module, "_MAX_FAILED_STARTS", 2)
     broken = {"NEXTCHAR_STORE_URL": "file:///proc/no/such/folder"}
     expected = r"(?s)the API ended with status \d, 2 times.*the end of .*api.log:\n.*startup failed"
-    with (
-        pytest.raises(LauncherError, match=expected),
-        Stack(settings(tmp_path), environment=broken) as stack,
-    ):
+    with pytest.raises(LauncherError, match=expected), Stack(settings(tmp_path), environment=broken) as stack:
         stack.wait(120)
 
 

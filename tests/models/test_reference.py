@@ -16,7 +16,7 @@ from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.mixture import experts_of, make_mixture, without_adaptation
 from nextchar.models.runtime.session import Network
 from nextchar.models.saved_model import Card, SavedModel, describe_files
-from nextchar.worker.evaluator import graph_of, saved_files
+from nextchar.worker.evaluation import graph_of, saved_files
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.training import fit
 from tests.models.architectures.networks import V, perturbed, random_ids, small

@@ -18,7 +18,6 @@ GROUPS = {
         "worker/attempt.py",
         "worker/checkpoints.py",
         "worker/evaluation.py",
-        "worker/evaluator.py",
         "worker/kernel_step.py",
         "worker/pacing.py",
         "worker/rows.py",

@@ -29,10 +29,7 @@ def test_whole_way_from_a_file_to_a_deleted_model(sdk: openai.OpenAI) -> None:
         training_file=file.id,
         suffix="fruit-py",
         seed=3,
-        method={
-            "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 4}},
-        },
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}},
     )
     seen = []
 

@@ -6,11 +6,7 @@ from nextchar.models.errors import Conflict, InvalidInput, NotFound, Unavailable
 from nextchar.models.saved_model import SavedModel, describe_files
 from nextchar.store import calibrations as module
 from nextchar.store.blobs import Blobs
-from nextchar.store.calibrations import (
-    MODEL_FILE,
-    Calibrations,
-    validation_file,
-)
+from nextchar.store.calibrations import MODEL_FILE, Calibrations, validation_file
 from nextchar.store.open_blobs import open_blobs
 from tests.models.anomaly.surprisals import random_lines
 from tests.models.runtime.networks import saved_model

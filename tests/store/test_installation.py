@@ -168,12 +168,7 @@ def test_storage_of_an_unknown_or_damaged_format_is_refused(
 @pytest.mark.parametrize(
     ("url", "variables", "status", "message"),
     [
-        (
-            "s3://no-such-bucket/x",
-            {},
-            2,
-            "URL='s3://no-such-bucket/x': the bucket does not exist",
-        ),
+        ("s3://no-such-bucket/x", {}, 2, "URL='s3://no-such-bucket/x': the bucket does not exist"),
         ("az://container/x", {}, 2, "Account must be specified"),
         (None, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, 1, "cannot be reached; check the endpoint"),
     ],

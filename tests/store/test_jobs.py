@@ -20,8 +20,7 @@ def jobs(blobs: Blobs) -> Jobs:
 
 
 @pytest.mark.parametrize(
-    ("status", "to"),
-    [(a, b) for a in JobStatus for b in JobStatus if b not in TRANSITIONS[a]],
+    ("status", "to"), [(a, b) for a in JobStatus for b in JobStatus if b not in TRANSITIONS[a]]
 )
 def test_a_forbidden_transition_is_a_conflict_named_by_the_present_state(
     jobs: Jobs, status: JobStatus, to: JobStatus

@@ -238,9 +238,7 @@ def test_large_file_is_moved_in_bounded_memory(s3_url: str, tmp_path: Path) -> N
     assert int(growth) < 2 * PARALLEL_PARTS * PART_BYTES + 30 * MIB
 
 
-def test_storage_that_can_be_used_passes_the_check_and_keeps_nothing_of_it(
-    store: ObjectBlobs,
-) -> None:
+def test_storage_that_can_be_used_passes_the_check_and_keeps_nothing_of_it(store: ObjectBlobs) -> None:
     store.check()
     assert store.paths("health") == []
 

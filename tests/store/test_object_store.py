@@ -9,10 +9,7 @@ from nextchar.store.object_store import RetryLimits, open_store
 
 @pytest.mark.parametrize(
     ("url", "variables"),
-    [
-        ("gs://bucket/prefix", {}),
-        ("az://container/prefix", {"AZURE_STORAGE_ACCOUNT_NAME": "account"}),
-    ],
+    [("gs://bucket/prefix", {}), ("az://container/prefix", {"AZURE_STORAGE_ACCOUNT_NAME": "account"})],
 )
 def test_other_providers_can_be_opened(
     url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch

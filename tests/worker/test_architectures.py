@@ -24,7 +24,7 @@ from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
 from nextchar.worker import memorization, pipeline
 from nextchar.worker.checkpoints import Checkpoint
-from nextchar.worker.evaluator import graph_of, int8_file
+from nextchar.worker.evaluation import graph_of, int8_file
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.pipeline import Outcome, train_model
 from nextchar.worker.training import fit

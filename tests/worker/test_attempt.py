@@ -327,10 +327,7 @@ def test_cancel_that_keeps_the_best_is_still_to_be_done_after_a_wait_for_storage
 @pytest.mark.parametrize("why", ["storage", "owner"])
 @pytest.mark.parametrize(
     ("asked", "status", "left"),
-    [
-        ("cancel", JobStatus.CANCELLED, None),
-        ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best"),
-    ],
+    [("cancel", JobStatus.CANCELLED, None), ("cancel_keep_best", JobStatus.QUEUED, "cancel_keep_best")],
 )
 def test_a_cancel_during_a_pause_is_applied(
     desk: Desk, why: str, asked: Any, status: JobStatus, left: str | None

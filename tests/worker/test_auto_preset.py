@@ -36,14 +36,7 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize(
-    ("step_s", "preset"),
-    [
-        (100.0, "tiny"),
-        (60 / 101, "small"),
-        (60 / 301, "medium"),
-    ],
-)
+@pytest.mark.parametrize(("step_s", "preset"), [(100.0, "tiny"), (60 / 101, "small"), (60 / 301, "medium")])
 def test_the_choice_depends_on_the_measured_seconds_per_step(step_s: float, preset: Preset) -> None:
     text = Text.split("the quick brown fox " * 100, validation_fraction=0.1)
     choice = choose_preset(_candidates(60), text, clock=Clock(step_s))

@@ -19,7 +19,7 @@ from nextchar.models.text.kind_detection import Purpose
 from nextchar.models.text.word_ngram import WordNgrams
 from nextchar.store.calibrations import MODEL_FILE, validation_file
 from nextchar.worker.calibration import anomaly_files
-from nextchar.worker.evaluator import int8_file
+from nextchar.worker.evaluation import int8_file
 from nextchar.worker.prepared_text import Text
 from tests.models.runtime.networks import random_weights
 
@@ -30,11 +30,7 @@ def files_for(
     """The files for an untrained network."""
     quantized = int8 and open_network(INT8_FILE, int8, threads=1)
     return anomaly_files(
-        Network(graph_for(text)),
-        text,
-        int8=quantized or None,
-        is_log=is_log,
-        purpose=purpose,
+        Network(graph_for(text)), text, int8=quantized or None, is_log=is_log, purpose=purpose
     )
 
 

@@ -111,8 +111,7 @@ def test_a_corpus_of_bytes_is_cut_anywhere(blobs: Blobs, tmp_path: Path) -> None
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(
-    st.text(st.sampled_from("a\u0301\u1100\u1161\u11a8\uac00é漢\n\u3099か"), min_size=20),
-    st.integers(1, 9),
+    st.text(st.sampled_from("a\u0301\u1100\u1161\u11a8\uac00é漢\n\u3099か"), min_size=20), st.integers(1, 9)
 )
 def test_chunks_are_normalized_as_the_whole(tmp_path: Path, text: str, size: int) -> None:
     blobs = open_blobs("memory:///")

@@ -91,8 +91,7 @@ def test_coupled_gates_train_on_devices_as_on_cores_and_stay_coupled(run: str, f
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "run",
-    ["preconditioned", "cpu_then_devices_preconditioned", "devices_then_cpu_preconditioned"],
+    "run", ["preconditioned", "cpu_then_devices_preconditioned", "devices_then_cpu_preconditioned"]
 )
 def test_gradients_are_preconditioned_on_devices_as_on_cores(run: str, found_long: Found) -> None:
     _assert_equal(found_long, run, "cpu_preconditioned", atol=1e-4, rtol=1e-3)

@@ -19,12 +19,7 @@ IDS = np.random.default_rng(3).integers(1, V, (STEPS, T + 1, B)).astype(np.int32
 
 
 def step(
-    *,
-    cores: int = 2,
-    dropout: float = 0.3,
-    dtype: str = "bfloat16",
-    seed: int = 1,
-    as_presets: bool = False,
+    *, cores: int = 2, dropout: float = 0.3, dtype: str = "bfloat16", seed: int = 1, as_presets: bool = False
 ) -> KernelStep:
     config = NetworkConfig(layers=2, units=6, embedding=3, dropout=dropout, coupled_gates=as_presets)
     training = TrainingConfig(

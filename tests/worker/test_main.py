@@ -37,10 +37,7 @@ main.main()
 """
 
 # How a Redis comes to refuse writes, and how it stops.
-REFUSALS = {
-    "no memory": ("maxmemory", 1, 0),
-    "no replicas": ("min-replicas-to-write", 1, 0),
-}
+REFUSALS = {"no memory": ("maxmemory", 1, 0), "no replicas": ("min-replicas-to-write", 1, 0)}
 
 
 class Outage(World):
@@ -176,10 +173,7 @@ def test_job_trains_on_while_redis_refuses_writes_and_is_done_at_its_first_attem
     job = outage.send(Budget(steps=10**6))
     outage.trained(job, steps=20)
     outage.refuse_writes(kind)
-    eventually(
-        lambda: outage.log.read_text().count("the work continues") >= 3,
-        what="RQ has been refused",
-    )
+    eventually(lambda: outage.log.read_text().count("the work continues") >= 3, what="RQ has been refused")
     if kind == "no replicas":  # without memory a lease can still be renewed
         eventually(lambda: not outage.live.has_lease(job.id), what="the lease has run out")
     for _ in range(3):
@@ -231,9 +225,7 @@ nextchar.worker.main.main()
 """
 
 
-def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compiler(
-    tmp_path: Path,
-) -> None:
+def test_worker_that_is_stopping_while_kernels_are_compiled_ends_with_the_compiler(tmp_path: Path) -> None:
     environment = {**os.environ, "NEXTCHAR_DATA_DIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     environment.pop("NUMBA_CACHE_DIR", None)
     with subprocess.Popen([sys.executable, "-c", COMPILE_FOR_EVER], cwd=ROOT, env=environment) as worker:

@@ -191,8 +191,7 @@ def test_a_second_text_is_learned_from():
 
     def bits(result):
         from nextchar.models.runtime.session import Network
-        from nextchar.worker.evaluation import bits_per_character
-        from nextchar.worker.evaluator import graph_of
+        from nextchar.worker.evaluation import bits_per_character, graph_of
 
         known = Text.split(OWN, validation_fraction=0.1, required=covering_characters([OTHER])).vocabulary
         ids = known.encode(only.vocabulary.decode(only.validation))

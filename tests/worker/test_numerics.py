@@ -40,9 +40,7 @@ def _other_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_other_kernel")
-def test_a_run_that_is_resumed_on_another_processor_says_so_and_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_run_that_is_resumed_on_another_processor_says_so_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = _stopped(stop_at=7)
     monkeypatch.setattr(numerics, "_kernel", KERNEL_HERE)
     recorder = Recorder()

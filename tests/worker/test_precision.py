@@ -111,9 +111,7 @@ def test_the_measured_precision_is_reported_and_kept_by_a_resumed_run(
 
 
 @needs_bfloat16
-def test_an_older_checkpoint_continues_in_mixed_precision(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_older_checkpoint_continues_in_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(stop_at=3)
     _fit(recorder, precision="mixed")
     old = recorder.checkpoints[-1]

@@ -11,7 +11,7 @@ from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.errors import Unavailable
 from nextchar.models.runtime.session import Network
 from nextchar.worker import memorization
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import graph_of
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.report import FILE_NAME, write_report

@@ -53,12 +53,7 @@ class World:
             self.corpus, _ = Corpora(self.blobs).add(upload)
 
     def start_worker(
-        self,
-        *,
-        is_warm: bool = True,
-        checkpoint_seconds: float = 0.5,
-        isa: str = "",
-        max_jobs: int = 0,
+        self, *, is_warm: bool = True, checkpoint_seconds: float = 0.5, isa: str = "", max_jobs: int = 0
     ) -> "subprocess.Popen[bytes] | WarmWorker":
         """Start `worker.main`; a warm one has the kernels loaded, so that it and its children begin at once.
 
@@ -486,7 +481,7 @@ def test_lease_is_released_where_there_is_nothing_to_do(
 ) -> None:
     monkeypatch.setenv("NEXTCHAR_DATA_DIR", str(world.folder))
     monkeypatch.setenv("NEXTCHAR_REDIS_URL", world.redis_url)
-    monkeypatch.setattr(tasks, "die_with_parent", lambda: None)
+    monkeypatch.setattr(queue, "die_with_parent", lambda: None)
     job = world.send(Budget(steps=1))
     world.jobs.move(job, JobStatus.PAUSED)
     tasks.train(job.id)

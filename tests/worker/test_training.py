@@ -13,10 +13,9 @@ from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.runtime.session import Network
 from nextchar.models.text.vocabulary import unknown_bits
 from nextchar.store.open_blobs import open_blobs
-from nextchar.worker import evaluator
+from nextchar.worker import evaluation
 from nextchar.worker.checkpoints import Checkpoint, Checkpoints
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import bits_per_character, graph_of
 from nextchar.worker.hooks import Hooks, StopReason
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.prepared_text import Text
@@ -221,7 +220,7 @@ class Clock:
         step_s: float = 0.1,
     ) -> None:
         self.now = 1000.0
-        calls, evaluate = itertools.count(), evaluator.bits_per_character
+        calls, evaluate = itertools.count(), evaluation.bits_per_character
 
         def after(loss: float) -> float:
             call = next(calls)
@@ -233,7 +232,7 @@ class Clock:
             return evaluate(*args, **options)
 
         _with_losses(monkeypatch, lambda _, loss: after(loss))
-        monkeypatch.setattr(evaluator, "bits_per_character", evaluated)
+        monkeypatch.setattr(evaluation, "bits_per_character", evaluated)
 
     def __call__(self) -> float:
         return self.now
@@ -271,9 +270,7 @@ def test_progress_metrics_and_result_are_what_the_run_has_done(monkeypatch: pyte
     assert result.best_bits == min(m["validation_bits_per_character"] for m in metrics)
 
 
-def test_preparation_does_not_count_against_a_budget_in_seconds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_preparation_does_not_count_against_a_budget_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, recorder = Clock(monkeypatch), Recorder()
     result = fit(NETWORK, _training(budget=Budget(seconds=2)), TEXT, hooks=recorder.hooks, clock=clock)
     assert 18 <= result.steps <= 20

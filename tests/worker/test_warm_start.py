@@ -16,8 +16,7 @@ from nextchar.models.saved_model import Card, describe_files
 from nextchar.models.text.vocabulary import Vocabulary
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
-from nextchar.worker.evaluation import bits_per_character
-from nextchar.worker.evaluator import graph_of, saved_files
+from nextchar.worker.evaluation import bits_per_character, graph_of, saved_files
 from nextchar.worker.hooks import Hooks
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.trainer import Result
@@ -83,9 +82,7 @@ def test_training_on_the_same_text_begins_with_the_loss_that_the_old_model_ended
     assert result.best_bits == pytest.approx(trained.best_bits, abs=1e-4)
 
 
-def test_the_new_text_does_not_change_what_the_network_computes(
-    start: WarmStart,
-) -> None:
+def test_the_new_text_does_not_change_what_the_network_computes(start: WarmStart) -> None:
     text = Text.split(
         "the log sat on the cat; " + "aaaa;;;; " * 100,
         validation_fraction=0.1,

@@ -21,7 +21,7 @@ from nextchar.models.architectures.stateful_lstm import StatefulLSTM
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
 from nextchar.models.runtime.session import Network
 from nextchar.worker.distributed import DistributedStep, LossScale, ReplicatedStep
-from nextchar.worker.evaluator import graph_of
+from nextchar.worker.evaluation import graph_of
 from nextchar.worker.kernel_step import KernelStep
 from nextchar.worker.prepared_text import Text
 from nextchar.worker.training import fit

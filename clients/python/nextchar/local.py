@@ -30,11 +30,7 @@ from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.config import NetworkConfig
 from nextchar.models.errors import InvalidInput, NotFound
-from nextchar.models.kernels.compile_cache import (
-    SERVING,
-    compile_in_child_process,
-    use_cache_folder,
-)
+from nextchar.models.kernels.compile_cache import SERVING, compile_in_child_process, use_cache_folder
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.machine import available_cores
 from nextchar.models.pack import pack

@@ -162,7 +162,6 @@ class _Retry(Outage):
         self._breaks = 0
 
     def begin_response(self) -> None:
-        """Note that a response begins."""
         self.has_responded = self._has_begun = True
 
     def end(self) -> float | None:
@@ -171,7 +170,6 @@ class _Retry(Outage):
         return super().end()
 
     def delay_s(self, error: NextcharError) -> float:
-        """As `Outage.delay_s`."""
         if isinstance(error, ServerUnreachable):
             self._breaks += self._has_begun
             if not self.has_responded or self._breaks >= _MAX_BREAKS:

@@ -262,9 +262,7 @@ def test_slot_of_a_client_that_vanished_is_free_within_50_ms(http: httpx.Client,
     until(lambda: float(cancelled.findall(http.get("/metrics").text)[0]) == len(taken_s))
 
 
-def test_short_completion_is_not_delayed_by_hundreds_of_unread_streams(
-    http: httpx.Client,
-) -> None:
+def test_short_completion_is_not_delayed_by_hundreds_of_unread_streams(http: httpx.Client) -> None:
     complete(http, prompt="")
     address = urlsplit(str(http.base_url))
     body = json.dumps(LONG | {"n": 10, "stream": True}).encode()

@@ -99,10 +99,7 @@ def test_an_archive_that_ends_too_early_is_broken(cut: int, tmp_path: Path) -> N
 
 def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     for data in (b"just a text\n" * 100, bytes(1023) + b"x" * 512):
-        archives: list[Archive] = [
-            TarArchive(adds_newlines=True),
-            ZipArchive(tmp_path, adds_newlines=True),
-        ]
+        archives: list[Archive] = [TarArchive(adds_newlines=True), ZipArchive(tmp_path, adds_newlines=True)]
         for archive in archives:
             with pytest.raises(InvalidInput) as caught:
                 read(archive, data)

@@ -12,11 +12,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from nextchar.app.http.connections import (
-    BoundedHttpProtocol,
-    Connections,
-    NoteResponses,
-)
+from nextchar.app.http.connections import BoundedHttpProtocol, Connections, NoteResponses
 
 
 class Transport(asyncio.Transport):

@@ -42,9 +42,7 @@ def test_the_longest_bodies_of_any_call_are_accepted(body: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "most"),
-    [(b"[%b1]", MAX_CONTAINERS - 1), (b"[%b1]", MAX_CONTAINERS)],
-    ids=["just", "more"],
+    ("body", "most"), [(b"[%b1]", MAX_CONTAINERS - 1), (b"[%b1]", MAX_CONTAINERS)], ids=["just", "more"]
 )
 def test_more_lists_than_any_call_takes_are_refused(body: bytes, most: int) -> None:
     content = body % (b"[]," * most)

@@ -83,9 +83,7 @@ def test_the_model_that_a_path_names(rules: Rules, call: str, model: str | None)
     assert (path.split("/")[1:][at] if at is not None else None) == model
 
 
-def test_every_route_declares_what_it_needs_and_only_health_checks_and_pages_nothing(
-    app: FastAPI,
-) -> None:
+def test_every_route_declares_what_it_needs_and_only_health_checks_and_pages_nothing(app: FastAPI) -> None:
     contexts = list(iter_route_contexts(app.routes))
     rules = Rules(app.routes)
     calls = {(method, one.path or "") for one in contexts for method in one.methods or ("GET",)}

@@ -127,9 +127,7 @@ def test_a_cancel_during_the_pause_of_a_lost_job_is_applied(
     assert world.jobs.get(job.id).status is JobStatus.CANCELLED
 
 
-def test_a_lost_job_with_cancel_keep_best_is_queued_with_the_request_pending(
-    world: World,
-) -> None:
+def test_a_lost_job_with_cancel_keep_best_is_queued_with_the_request_pending(world: World) -> None:
     job = world.running()
     world.live.request_stop(job.id, "cancel_keep_best")
     world.look_patiently()
@@ -317,9 +315,7 @@ def test_an_error_with_one_lost_job_does_not_delay_the_others(
     assert world.queue.waiting() == [second.id]
 
 
-def test_an_error_with_one_record_does_not_delay_other_jobs(
-    world: World,
-) -> None:
+def test_an_error_with_one_record_does_not_delay_other_jobs(world: World) -> None:
     stuck, paused, lost = paused_for_storage(world), paused_for_storage(world), world.running()
     jobs = Jobs(Refusing(world.blobs, write=(f"jobs/{stuck.id}",)))
     reconciler = Reconciler(jobs, world.live, world.queue, patience_s=PATIENCE_S)

@@ -343,11 +343,7 @@ def test_events_are_listed_from_log_and_redis_without_doubles(service: Service) 
     service.event_log.write(job, [event(1), event(2, "sample")])
     service.live.add_events(job, [event(2, "sample"), event(3)])
     page = service.http.get(f"/v1/jobs/{job}/events").json()
-    assert page == {
-        "object": "list",
-        "data": [event(1), event(2, "sample"), event(3)],
-        "has_more": False,
-    }
+    assert page == {"object": "list", "data": [event(1), event(2, "sample"), event(3)], "has_more": False}
     page = service.http.get(f"/v1/jobs/{job}/events?after=1&limit=1").json()
     assert [e["id"] for e in page["data"]] == [2] and page["has_more"]
     for after in ("x", -1, 2**63, 2**64):

@@ -64,9 +64,7 @@ def post(http: httpx.Client, archive: bytes, **options: Any) -> httpx.Response:
     return http.post(IMPORT, content=archive, headers=TAR, **options)
 
 
-def test_a_model_completes_the_same_text_after_export_deletion_and_import(
-    settings: ApiSettings,
-) -> None:
+def test_a_model_completes_the_same_text_after_export_deletion_and_import(settings: ApiSettings) -> None:
     body = {"prompt": "abc", "max_characters": 30, "seed": 7}
     with serving_real(settings, saved_model(int8=True)) as http:
         before = http.post("/v1/models/random/complete", json=body).json()["completions"]

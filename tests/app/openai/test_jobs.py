@@ -56,9 +56,7 @@ def test_model_auto_is_the_preset_that_the_worker_chooses(service: Service, sdk:
 
 def test_older_place_of_hyperparameters_and_auto_are_understood(service: Service, sdk: openai.OpenAI) -> None:
     job = sdk.fine_tuning.jobs.create(
-        model="tiny",
-        training_file=service.upload(),
-        hyperparameters={"n_epochs": "auto", "batch_size": 4},
+        model="tiny", training_file=service.upload(), hyperparameters={"n_epochs": "auto", "batch_size": 4}
     )
     request = service.jobs.get(job.id).request
     assert request.training.rows == 4 and request.training.budget.seconds and request.name == "ft-tiny"

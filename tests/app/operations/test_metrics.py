@@ -78,9 +78,7 @@ def made(**parts: Any) -> Metrics:
         "engines": engines,
         "data_dir": Path("/"),
         "ingest": SimpleNamespace(
-            models=lambda: ["a"],
-            status=lambda _: ingested,
-            flagged=SimpleNamespace(bytes=lambda: {"a": 700}),
+            models=lambda: ["a"], status=lambda _: ingested, flagged=SimpleNamespace(bytes=lambda: {"a": 700})
         ),
         "alerts": SimpleNamespace(
             totals=lambda: ({("web", "info"): 5}, {("web", "info"): 1}), evictions=lambda: {"web": 3}

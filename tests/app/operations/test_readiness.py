@@ -129,9 +129,7 @@ def test_folder_without_hard_links_is_degraded(monkeypatch: pytest.MonkeyPatch, 
     assert "hard links" in problem.detail
 
 
-def test_hanging_check_delays_callers_briefly_and_counts_as_down(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hanging_check_delays_callers_briefly_and_counts_as_down(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness_module, "FRESH_S", 0.0)
     monkeypatch.setattr(readiness_module, "WAIT_S", 0.05)
     monkeypatch.setattr(readiness_module, "HUNG_S", 2.0)
@@ -195,12 +193,7 @@ def test_background_loop_is_reported_once_it_is_late_by_its_own_interval(
         BackgroundLoop(name, list, interval_s=interval_s, clock=lambda: now_s)
         for name, interval_s in (("reconciler", 5.0), ("retention", 300.0))
     ]
-    check = ReadinessCheck(
-        blobs=open_blobs("memory:///"),
-        redis=redis,
-        queue=queue,
-        loops=loops,
-    )
+    check = ReadinessCheck(blobs=open_blobs("memory:///"), redis=redis, queue=queue, loops=loops)
 
     def late() -> list[str]:
         return [problem.problem.split()[0] for problem in check.report().degraded]

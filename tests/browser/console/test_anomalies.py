@@ -97,8 +97,7 @@ def test_rarity_is_written_as_on_the_command_line(service: PopulatedService, ope
     page = settled(open_window(service.url))
     p_values = [1.0, 0.4, 0.3, 0.0588, 0.01, 0.0079, 0.0003125, 7.6e-4, 1.234e-6]
     written = page.evaluate(
-        "async values => values.map((await import('/console/format.js')).rarity)",
-        p_values,
+        "async values => values.map((await import('/console/format.js')).rarity)", p_values
     )
     assert written == [rarity(p) for p in p_values]
 

@@ -9,14 +9,7 @@ import httpx
 import pytest
 
 import nextchar
-from nextchar import (
-    NextcharError,
-    RateLimited,
-    ServerError,
-    ServerUnreachable,
-    Timeout,
-    Unavailable,
-)
+from nextchar import NextcharError, RateLimited, ServerError, ServerUnreachable, Timeout, Unavailable
 from nextchar.connection import AsyncioTransport, BlockingTransport
 from tests.clients.python.blocking import KINDS, connected
 

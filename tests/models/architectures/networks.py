@@ -9,7 +9,7 @@ import numpy as np
 from nextchar.models.architectures import architecture
 from nextchar.models.architectures.spec import Differentiable, Trainable
 from nextchar.models.config import NetworkConfig
-from nextchar.worker.evaluator import keras_file
+from nextchar.worker.evaluation import keras_file
 
 V = 7
 

@@ -60,9 +60,7 @@ def test_every_lstm_layer_is_one_call_of_cudnn(name: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("_restored_policy")
-def test_in_mixed_precision_only_cudnn_gets_float16(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_in_mixed_precision_only_cudnn_gets_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = _logits_and_gradients(_network("stateful_lstm"))
     keras.config.set_dtype_policy("mixed_float16")
     cudnn = fake_gpu(monkeypatch)

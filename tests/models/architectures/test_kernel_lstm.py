@@ -14,7 +14,7 @@ from nextchar.models.architectures.kernel_lstm import KernelLSTM
 from nextchar.models.config import NetworkConfig
 from nextchar.models.kernels.lstm_window import LSTMWindow
 from nextchar.models.runtime.session import Network
-from nextchar.worker.evaluator import graph_of, keras_file
+from nextchar.worker.evaluation import graph_of, keras_file
 from tests.models.architectures.networks import V, loaded_by_keras, random_ids, small
 
 B, T = 2, 5

@@ -185,11 +185,7 @@ def test_variants_that_are_not_measured_are_measured_in_a_child_process(
 
 @pytest.mark.parametrize(
     ("modules", "expected"),
-    [
-        ([RUNTIME_KERNELS], ["check int8"]),
-        ([TRAINING_KERNELS, RUNTIME_KERNELS], ["measure"]),
-        (["json"], []),
-    ],
+    [([RUNTIME_KERNELS], ["check int8"]), ([TRAINING_KERNELS, RUNTIME_KERNELS], ["measure"]), (["json"], [])],
 )
 def test_only_training_waits_for_the_measurement_of_all_variants(
     modules: list[str], expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -278,10 +274,6 @@ def test_warming_up_compiles_for_all_later_processes() -> None:
 
     first = warm_up()
     names = {path.name for path in first}
-    for function in (
-        "lstm_training.forward-",
-        "lstm_inference._run_flat-",
-        "product_kernels.int8_product_",
-    ):
+    for function in ("lstm_training.forward-", "lstm_inference._run_flat-", "product_kernels.int8_product_"):
         assert any(name.startswith(function) for name in names)
     assert warm_up() == first

@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 
 from nextchar.models.runtime.decoding import MAX_NO_REPEAT_CONTEXT, uniforms
-from nextchar.models.runtime.generation import (
-    UNIFORMS,
-    GenerationRequest,
-)
+from nextchar.models.runtime.generation import UNIFORMS, GenerationRequest
 from nextchar.models.runtime.generation import Sequence as Completion
-from nextchar.models.runtime.requests import (
-    CompletionRequest,
-    Event,
-    Finished,
-    Piece,
-    Usage,
-)
+from nextchar.models.runtime.requests import CompletionRequest, Event, Finished, Piece, Usage
 from nextchar.models.text.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary("\n abc")

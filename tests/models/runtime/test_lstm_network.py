@@ -172,9 +172,7 @@ def test_reading_stops_before_the_next_slice(network: LstmNetwork) -> None:
     assert network.read(ids, ends, network.initial_state(), stop) == []
 
 
-def test_calling_thread_reads_what_a_busy_second_thread_does_not(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_calling_thread_reads_what_a_busy_second_thread_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     network = LstmNetwork(quantize_lstm(random_weights(61, 5, [6, 9])))
     monkeypatch.setattr("nextchar.models.runtime.lstm_network.CORES", 2)
     busy = threading.Event()

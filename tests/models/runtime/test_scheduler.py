@@ -426,10 +426,7 @@ def test_listener_that_raises_ends_only_its_own_request(bench: Bench) -> None:
     neighbor.wait_for(Piece)
     request = CompletionRequest(prompt="b", max_characters=10_000_000)
     bench.scheduler.submit(GenerationRequest(request, VOCABULARY, ID_OF, broken, seed=1))
-    wait_until(
-        lambda: bench.scheduler.counters["cancelled"] == 1,
-        "its request is still running",
-    )
+    wait_until(lambda: bench.scheduler.counters["cancelled"] == 1, "its request is still running")
     assert bench.scheduler.active == 1
     bench.scheduler.cancel(neighbor.request)
     answer = Answer(neighbor.answer().events)

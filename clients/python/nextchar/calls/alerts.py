@@ -48,8 +48,7 @@ class AlertCalls(Connection):
         self, model: str, alert: str, *, values: Sequence[str] | None = None, all_values: bool | None = None
     ) -> Coverage:
         """Return which lines a label or a suppression would cover; options as of `label_alert`."""
-        params = omit_none(values=None if values is None else list(values), all_values=all_values)
-        path = path_of("models", model, "alerts", alert, "preview")
+        params, path = _covering(values, all_values), path_of("models", model, "alerts", alert, "preview")
         return await self._fetch(Coverage, "GET", path, params=params, can_retry=True)
 
     async def label_alert(
@@ -73,9 +72,7 @@ class AlertCalls(Connection):
             runbook: the address of instructions, which is sent with the alert.
         """
         path = path_of("models", model, "alerts", alert, "label")
-        more = omit_none(
-            values=None if values is None else list(values), all_values=all_values, runbook=runbook
-        )
+        more = _covering(values, all_values) | omit_none(runbook=runbook)
         return await self._fetch(Alert, "POST", path, json={"label": label, **more})
 
     async def suppress_alert(
@@ -90,9 +87,7 @@ class AlertCalls(Connection):
     ) -> Suppression:
         """Count an alert but do not report it until a time, in Unix seconds; options as of `label_alert`."""
         path = path_of("models", model, "alerts", alert, "suppress")
-        more = omit_none(
-            values=None if values is None else list(values), all_values=all_values, runbook=runbook
-        )
+        more = _covering(values, all_values) | omit_none(runbook=runbook)
         return await self._fetch(Suppression, "POST", path, json={"until": until, **more})
 
     def suppressions(self, model: str) -> AsyncGenerator[Suppression, None]:
@@ -100,13 +95,7 @@ class AlertCalls(Connection):
         return self._pages(path_of("models", model, "suppressions"))
 
     async def suppress(
-        self,
-        model: str,
-        *,
-        template: str,
-        until: float,
-        span: str | None = None,
-        runbook: str | None = None,
+        self, model: str, *, template: str, until: float, span: str | None = None, runbook: str | None = None
     ) -> Suppression:
         """Count alerts but do not report them until a time, in Unix seconds: those that match patterns.
 
@@ -154,6 +143,10 @@ class AlertCalls(Connection):
     ) -> AsyncGenerator[Delivery, None]:
         """Yield the messages to a webhook that were given up, newest first, or those that wait."""
         return self._pages(path_of("notification_targets", target, "deliveries"), **omit_none(status=status))
+
+
+def _covering(values: Sequence[str] | None, all_values: bool | None) -> dict[str, Any]:
+    return omit_none(values=None if values is None else list(values), all_values=all_values)
 
 
 class IngestCalls(Connection):

@@ -185,5 +185,4 @@ def error_with_options(sentence: str, param: str | None, context: typer.Context)
 
 
 def _value(json_value: str) -> str:
-    """Return a value of JSON as an option has it."""
     return ",".join(re.findall(r'[^\[\]", ]+', json_value)) or "none"

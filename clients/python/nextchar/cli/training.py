@@ -118,7 +118,6 @@ def _file_of(session: Session, source: str) -> Path | None:
 
 
 def _name_of(session: Session, source: str, file: Path | None, *, encoding: Encoding) -> str:
-    """Return the name of a model after its file or corpus."""
     name = corpora.default_name(file, encoding=encoding) if file else _corpus_of(session, source)["name"]
     if name is None:
         raise typer.BadParameter("name the model with --name")

@@ -228,7 +228,6 @@ def speed_parts(progress: Mapping[str, Any]) -> list[str]:
 
 
 def _join_fitting(parts: Sequence[str], width: int) -> Text:
-    """Return as many of the parts as fit on a line."""
     line = parts[0]
     for part in parts[1:]:
         if len(line) + 3 + len(part) <= width:
