@@ -341,7 +341,8 @@ def _python_types() -> tuple[str, set[str]]:
     }
     description = "The score of one line in a stream, where what is null is left out."
     text += _class(types, "StreamedScore", "", {"description": description, "properties": scores})
-    return _literals(types, types.aliases) + text, types.aliases
+    aliases = (f"{name} = {types.literal(_ALIASES[name])}\n" for name in sorted(types.aliases))
+    return "".join(aliases) + text, types.aliases
 
 
 def _python_options(known: set[str]) -> str:
@@ -357,20 +358,9 @@ def _python_options(known: set[str]) -> str:
         }
         schema = {"description": f"The options {about}.", "properties": fields_of[name]}
         text += _class(types, name, base, schema)
+    aliases = (f"{name} = {types.literal(_ALIASES[name])}\n" for name in sorted(types.aliases - known))
     imported = f"from nextchar.types import {', '.join(sorted(types.aliases & known))}\n\n"
-    return imported + _literals(types, types.aliases - known) + text
-
-
-def _literals(types: _Types, names: Iterable[str]) -> str:
-    """Return the declarations of types of strings, in lines as full as possible."""
-    text = ""
-    for name in sorted(names):
-        declared = f"{name} = {types.literal(_ALIASES[name])}\n"
-        if len(declared) > 110:
-            values = textwrap.fill(declared.partition("[")[2].rstrip("]\n"), 106).replace("\n", "\n    ")
-            declared = f"{name} = Literal[\n    {values},\n]  # fmt: skip\n"
-        text += declared
-    return text
+    return imported + "".join(aliases) + text
 
 
 def _browser_types() -> str:

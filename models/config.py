@@ -12,9 +12,17 @@ from nextchar.models.text.line_columns import Column
 
 # Each name is a module of models/architectures: the default, then those of the lecture notes in their order.
 ArchitectureName = Literal[
-    "stateful_lstm", "three_char", "nth_char", "simple_rnn", "sequence_rnn", "onehot_rnn",
-    "stateful_lstm_lesson", "stacked_lstm_lesson", "scan_rnn", "numpy_rnn",
-]  # fmt: skip
+    "stateful_lstm",
+    "three_char",
+    "nth_char",
+    "simple_rnn",
+    "sequence_rnn",
+    "onehot_rnn",
+    "stateful_lstm_lesson",
+    "stacked_lstm_lesson",
+    "scan_rnn",
+    "numpy_rnn",
+]
 Preset = Literal["tiny", "small", "medium", "large"]
 PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
 """A preset, or `auto`: models/auto_preset.py chooses one."""

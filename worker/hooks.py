@@ -87,10 +87,21 @@ class PreparationCheck:
             )
 
 
-_STORAGE_ERRNOS = (
-    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM,
-    errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT,
-)  # fmt: skip
+_STORAGE_ERRNOS = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ESTALE,
+        errno.ENODEV,
+        errno.ETIMEDOUT,
+    }
+)
 
 
 class ScratchFull(StorageFull):

@@ -29,10 +29,14 @@ _MAX_HEADER_BYTES = 1 << 20  # of an extended header: names and times
 _MAX_SIZE_DIGITS = 18  # of an extended header
 _MAX_ZIP_DIRECTORY_BYTES = 8 << 20  # about 70,000 files; `zipfile` needs up to 20 times as much memory
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may expand to gigabytes in one step
-# What `zipfile` raises for an invalid zip.
 _ZIP_ERRORS = (
-    zipfile.BadZipFile, NotImplementedError, zlib.error, struct.error, EOFError, UnicodeDecodeError,
-)  # fmt: skip
+    zipfile.BadZipFile,
+    NotImplementedError,
+    zlib.error,
+    struct.error,
+    EOFError,
+    UnicodeDecodeError,
+)  # what `zipfile` raises for an invalid zip
 
 
 class Archive(ABC):

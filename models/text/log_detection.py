@@ -19,9 +19,22 @@ from nextchar.models.text.log_clock import TIMES, LogClock, find_clock, rises
 from nextchar.models.text.masks import Masks
 
 CLASSES = (
-    "compact_time", "uptime", "mac", "timestamp", "date", "local_date", "loose_time", "elapsed", "uuid",
-    "ip", "hostname", "hex", "alphanumeric", "long_numbers", "digits",
-)  # fmt: skip
+    "compact_time",
+    "uptime",
+    "mac",
+    "timestamp",
+    "date",
+    "local_date",
+    "loose_time",
+    "elapsed",
+    "uuid",
+    "ip",
+    "hostname",
+    "hex",
+    "alphanumeric",
+    "long_numbers",
+    "digits",
+)
 """The masks that can be suggested, in order of precedence."""
 
 _MIN_LINES = 50

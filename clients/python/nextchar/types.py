@@ -10,21 +10,53 @@ AlertLabel = Literal["normal", "incident"]
 AlertState = Literal["open", "acknowledged", "suppressed"]
 Alphabet = Literal["characters", "bytes"]
 Architecture = Literal[
-    "stateful_lstm", "three_char", "nth_char", "simple_rnn", "sequence_rnn", "onehot_rnn",
-    "stateful_lstm_lesson", "stacked_lstm_lesson", "scan_rnn", "numpy_rnn",
-]  # fmt: skip
+    "stateful_lstm",
+    "three_char",
+    "nth_char",
+    "simple_rnn",
+    "sequence_rnn",
+    "onehot_rnn",
+    "stateful_lstm_lesson",
+    "stacked_lstm_lesson",
+    "scan_rnn",
+    "numpy_rnn",
+]
 Column = Literal["text", "count", "source"]
 EventType = Literal[
-    "alert.firing", "alert.resolved", "job.succeeded", "job.failed", "job.cancelled", "job.paused",
-    "model.published", "model.deleted", "alias.moved", "fine_tuning.job.succeeded", "fine_tuning.job.failed",
+    "alert.firing",
+    "alert.resolved",
+    "job.succeeded",
+    "job.failed",
+    "job.cancelled",
+    "job.paused",
+    "model.published",
+    "model.deleted",
+    "alias.moved",
+    "fine_tuning.job.succeeded",
+    "fine_tuning.job.failed",
     "fine_tuning.job.cancelled",
-]  # fmt: skip
+]
 FinishReason = Literal["length", "stop", "word", "line", "confidence", "timeout", "cancelled"]
 JobStatus = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 MaskName = Literal[
-    "timestamp", "uuid", "ip", "hex", "numbers", "date", "long_numbers", "digits", "loose_time", "hostname",
-    "alphanumeric", "local_date", "compact_time", "elapsed", "uptime", "calendar_date", "mac",
-]  # fmt: skip
+    "timestamp",
+    "uuid",
+    "ip",
+    "hex",
+    "numbers",
+    "date",
+    "long_numbers",
+    "digits",
+    "loose_time",
+    "hostname",
+    "alphanumeric",
+    "local_date",
+    "compact_time",
+    "elapsed",
+    "uptime",
+    "calendar_date",
+    "mac",
+]
 MixTargets = Literal["text", "sampled", "argmax", "distribution"]
 Preset = Literal["tiny", "small", "medium", "large"]
 PresetOption = Literal["auto", "tiny", "small", "medium", "large"]
