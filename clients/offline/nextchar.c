@@ -209,14 +209,14 @@ typedef struct {
 enum {
   MAX_PREFIX = 1000, MAX_EXCLUDED = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
   COUNT_BLOCK = 64, WEIGHED = 32, BY_COUNT = 12, CONTINUATION = 16, WALK_WIDTH = 12, WALK_FEW = 4,
-  WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16,
+  WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16, LONGEST = 1 << 24,
 };
 
 typedef struct { /* a line that a prefix may stand for */
   i32 line, errors, matched;
   u32 place, count; /* of what is meant in `folded`; how often the line occurs */
   double penalty, likely, share;
-  int begins;
+  int begins, order; /* order: of equal ones */
 } candidate;
 
 typedef struct {
@@ -2431,7 +2431,7 @@ static int largest(lines *l, int ranges, int n, int errors, int is_inside, candi
         if (is_known) continue;
         int j = min(found, most - 1);
         for (; j > 0 && best[j - 1].count < count; j--) best[j] = best[j - 1];
-        best[j] = (candidate){line, errors, errors ? matched : n, places[own->lo], count, 0, 0, 0, 0};
+        best[j] = (candidate){line, errors, errors ? matched : n, places[own->lo], count, 0, 0, 0, 0, 0};
         found = min(found + 1, most);
       }
     }
@@ -2457,10 +2457,9 @@ static size_t text_of(const lines *l, int line, u8 *text, size_t capacity) {
   return used;
 }
 
-/* Compare what two lines are but for case and accents. */
-static int is_same_folded(const lines *l, int a, int b) {
+/* Say whether line b begins with line a, but for case and accents. */
+static int begins_line(const lines *l, int a, int b) {
   u32 first = l->starts[a], second = l->starts[b], length = folded_end(l, a) - first;
-  if (folded_end(l, b) - second != length) return 0;
   for (u32 i = 0; i < length; i++)
     if (folded_at(l, first + i) != folded_at(l, second + i)) return 0;
   return 1;
@@ -2652,7 +2651,8 @@ static int without_repeats(const lines *l, candidate *all, int count, const rang
   int kept = 0;
   for (int i = 0; i < count; i++) {
     int is_repeat = is_excluded(excluded, excluded_count, all[i].line);
-    for (int j = 0; j < kept && !is_repeat; j++) is_repeat = is_same_folded(l, all[i].line, all[j].line);
+    for (int j = 0; j < kept && !is_repeat; j++)
+      is_repeat = begins_line(l, all[i].line, all[j].line) && begins_line(l, all[j].line, all[i].line);
     if (!is_repeat) all[kept++] = all[i];
   }
   return kept;
@@ -2821,7 +2821,7 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
     kept = min(kept, MAX_CANDIDATES - walked);
     move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
     for (int i = 0; i < walked; i++)
-      all[first + i] = (candidate){likely[i], 0, 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
+      all[first + i] = (candidate){likely[i], 0, 0, 0, l->counts[likely[i]], 0, 0, 0, 1, 0};
     kept = without_repeats(l, all, kept + walked, excluded, excluded_count);
   }
   for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;
@@ -2839,6 +2839,9 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
   for (int i = 0; i < kept; i++) {
     all[i].likely = all[i].share * coverage;
     if (all[i].begins && all[i].likely < ceiling) ceiling = all[i].likely;
+    int length = (int)(folded_end(l, all[i].line) - l->starts[all[i].line]), is_stem = 0;
+    for (int j = 0; j < kept && !is_stem; j++) is_stem = j != i && begins_line(l, all[i].line, all[j].line);
+    all[i].order = length + (is_stem && !(all[i].begins && length == q.count)) * LONGEST;
   }
   put_text(&w, "[");
   for (u32 n = 0; n < limit && (int)n < kept; n++) {
@@ -2848,10 +2851,9 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
       if (c->share < 0) continue;
       double own = !c->begins && c->likely > ceiling ? ceiling : c->likely;
       double other = best && !best->begins && best->likely > ceiling ? ceiling : best ? best->likely : -1;
-      u32 own_length = folded_end(l, c->line) - l->starts[c->line];
       if (!best || own > other || (own == other && (c->begins > best->begins ||
-          (c->begins == best->begins && (c->likely > best->likely || (c->likely == best->likely &&
-           own_length > folded_end(l, best->line) - l->starts[best->line]))))))
+          (c->begins == best->begins && (c->likely > best->likely ||
+          (c->likely == best->likely && c->order > best->order))))))
         best = c;
     }
     u8 text[4096];

@@ -12,6 +12,7 @@ the weight of the network is stored with the lines, and is less where counts wer
 completions end with the line if the model is of records, else with the word.
 """
 
+import itertools
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -233,8 +234,8 @@ def _ranked(
     """Return lines that exist and generated texts, each once, by their probability.
 
     `known` is the probability that one of the lines is meant if there are generated texts. What does not
-    begin with the prefix comes after all lines that do. Of equal ones, accepting a longer one saves more
-    keys.
+    begin with the prefix comes after all lines that do. Of equal ones, those that others begin with are
+    first, as `isabella` before `isabellah`; accepting a longer one saves more keys.
     """
     ranked = {fold(one.text): one for one in found}
     lines = list(ranked)
@@ -250,10 +251,12 @@ def _ranked(
     # of what does not begin with the prefix
     ceiling = min((ranked[key].probability for key in lines if key in begins), default=1.0)
 
-    def rank(key: str) -> tuple[float, bool, float, int]:
+    stems = {one for one, after in itertools.pairwise(sorted(ranked)) if after.startswith(one)} - {typed}
+
+    def rank(key: str) -> tuple[float, bool, float, bool, int]:
         probability, is_other = ranked[key].probability, key not in begins
         first = min(probability, ceiling) if is_other else probability
-        return -first, is_other, -probability, -len(key)
+        return -first, is_other, -probability, key not in stems, -len(key)
 
     return [ranked[key] for key in sorted(ranked, key=rank)]
 
