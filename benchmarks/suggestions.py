@@ -5,11 +5,14 @@ by character:
 
     ours            `Model.suggest`, which chooses among the lines of the list
     prefix index    the lines that begin with what is typed, those of largest count first; it ignores case
+    ghost text      the model's likeliest continuation, shown and accepted as in `suggestion_replay.py`
 
-Items are drawn by their counts where a list has them, as people look for them, else evenly. "wrong" has one
-typing error in what is typed: a character that is wrong, left out, one too many, or exchanged with its
-neighbor, at a random place. An item counts as shown once it is among six suggestions. "Keys saved" is the
-share of the keys of 200 items if each is accepted with one key as soon as it is among five, or is the first.
+A tenth of the distinct items is kept from the model: the *new* ones. The others are drawn by their counts
+where a list has them, as people look for them, else evenly. "wrong" has one typing error in what is typed: a
+character that is wrong, left out, one too many, or exchanged with its neighbor, at a random place. An item
+counts as shown once it is among six suggestions. "Keys saved" is the share of the keys of 200 items if each
+is accepted with one key as soon as it is among five, or is the first; of 200 new ones, if generated texts are
+suggested as well (`prefer`). The index has none of these.
 
 With --queries, a tenth of the lines is kept from the model; each is typed up to a random place, and counts as
 found if it is among ten suggestions (Success@10; MRR@10 is the mean of 1 / its place). "most popular" are the
@@ -29,6 +32,7 @@ Other seconds are processor time, so that they depend less on what else runs. Pr
 """
 
 import argparse
+import math
 import os
 import random
 import sys
@@ -45,6 +49,7 @@ from benchmarks.networks import CHARACTERS, random_weights, saved_model
 from benchmarks.report import print_json_line, print_table
 from benchmarks.server import running_api
 from benchmarks.serving import percentiles
+from benchmarks.suggestion_replay import LONGEST, Continuation, replay
 from nextchar.local import Model
 from nextchar.local_training import train
 from nextchar.models.runtime import mixture
@@ -88,6 +93,27 @@ class PrefixIndex:
         lo = bisect_left(self._lines, (wanted,))
         hi = bisect_left(self._lines, (wanted + chr(0x10FFFF),))
         return [line for _, _, line in sorted(self._lines[lo:hi], key=lambda one: one[1:])[:limit]]
+
+
+class GhostText:
+    """The peer that shows one continuation: the likeliest character each time."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def complete(self, prompt: str) -> Continuation:
+        """Return the rest of the line, up to LONGEST characters."""
+        text, logprobs = "", []
+        while len(text) < LONGEST and not text.endswith("\n"):
+            ((character, probability),) = self._model.next(prompt + text, top=1)
+            text += character
+            logprobs.append(math.log(probability))
+        return Continuation(text, logprobs)
+
+    def keys_saved(self, items: Sequence[str]) -> float:
+        """Return the share of keys that is saved by whole suggestions and first words."""
+        keys = sum(replay(self, item, context="").keys for item in items)
+        return 1 - keys / sum(map(len, items))
 
 
 class LastWords:
@@ -191,8 +217,13 @@ def judge_list(path: Path, *, seconds: float) -> dict[str, Any]:
     """Train on a list and compare with a prefix index."""
     counts = read_counts(path)
     rng = random.Random(_SEED)
+    new = rng.sample(list(counts), len(counts) // 10)
+    for item in new:
+        del counts[item]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = "".join(f"{one}\n" for one in lines if one in counts or one.rpartition("\t")[0].strip() in counts)
     items = rng.choices(list(counts), [max(1, n) for n in counts.values()], k=_ITEMS)
-    with train(path, seconds=seconds, kind="records", progress=False) as model:
+    with train(text, seconds=seconds, kind="records", progress=False) as model:
         ours, peer = suggest_of(model), PrefixIndex(counts)
         repeated, repeated_peer = cache(ours), cache(peer.suggest)  # short prefixes are typed often
         rows: dict[str, Any] = {}
@@ -206,6 +237,13 @@ def judge_list(path: Path, *, seconds: float) -> dict[str, Any]:
                 ("ours, one", repeated, 1),
                 (f"prefix index, list of {LISTED}", repeated_peer, LISTED),
             )
+        }
+        generating, typed_new = cache(suggest_of(model, constrain="prefer")), new[:_TYPED_ITEMS]
+        ghost = GhostText(model)
+        saved |= {
+            "ghost text": ghost.keys_saved(items[:_TYPED_ITEMS]),
+            f"new: ours, list of {LISTED}": keys_saved(generating, typed_new, LISTED),
+            "new: ghost text": ghost.keys_saved(typed_new),
         }
         shown = [ours(item[:n], SHOWN) for item in items[:100] for n in LENGTHS]
         exist = all(text in counts for texts in shown for text in texts)

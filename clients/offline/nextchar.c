@@ -205,28 +205,22 @@ typedef struct {
   int length, matched;
 } stop_string;
 
-/* Limits of suggestions, as of models/runtime/suggestions.py, line_walk.py, line_index.py and line_search.py. */
+/* Limits of suggestions, as of models/runtime/suggestions.py, line_index.py and line_search.py. */
 enum {
   MAX_PREFIX = 1000, MAX_EXCLUDED = 1000, MAX_LIMIT = 50, MAX_CANDIDATES = 4096, MAX_RANGES = 1 << 14, SEARCH_STACK = 4096,
-  COUNT_BLOCK = 64, WEIGHED = 32, BY_COUNT = 12, CONTINUATION = 16, WALK_WIDTH = 12, WALK_FEW = 4,
-  WALK_CHARACTERS = 64, WALK_WANTED = WEIGHED - BY_COUNT, MAX_EXTENSIONS = 4096, MORE_WITH_ACCENTS = 16,
+  COUNT_BLOCK = 64, WEIGHED = 32, CONTINUATION = 16, MORE_WITH_ACCENTS = 16, LONGEST = 1 << 24,
 };
 
 typedef struct { /* a line that a prefix may stand for */
   i32 line, errors, matched;
   u32 place, count; /* of what is meant in `folded`; how often the line occurs */
   double penalty, likely, share;
-  int begins;
+  int begins, order; /* order: of equal ones */
 } candidate;
 
 typedef struct {
   i32 lo, hi, errors, matched;
 } range;
-
-typedef struct { /* lines that begin with the same `depth` folded characters */
-  i32 lo, hi, depth, id, parent;
-  double total;
-} beginning;
 
 typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
   u32 count, folded_count, alphabet_count, words_count, folds_count, texts_bytes;
@@ -236,12 +230,10 @@ typedef struct { /* the distinct lines of a corpus: models/text/line_file.py */
   const u8 *texts;
   const u32 *folds; /* (folds_count, 4): a code point, its case-folded one, four numbers of two bytes */
   double weight;
-  i32 *first_id, *next_id; /* of the ids that fold to a number, and after an id */
-  f32 *states, *logits;    /* (2, WALK_WIDTH) and more rows, of the network alone */
+  f32 *states, *logits; /* after each character of a continuation, of the network alone */
   range *ranges;
   candidate *found, *others;
   i64 *stack;
-  beginning *extended;
 } lines;
 
 typedef struct { /* a way to match a mask */
@@ -2201,7 +2193,6 @@ int nc_next(nc *m, const char *text, size_t length, double temperature, u32 top,
 #define ACCENT_BITS 10.0
 #define INSIDE_BITS 4.0
 #define MIN_WEIGHT 0.01
-#define MIN_COVERAGE 0.8
 
 static int lay_out_lines(nc *m, const u8 *file, room *room) {
   lines *l = &m->lines;
@@ -2228,16 +2219,13 @@ static int lay_out_lines(nc *m, const u8 *file, room *room) {
   l->is_wide = l->alphabet_count > 255;
   l->folded_count = (u32)(folded / (l->is_wide ? 2 : 1));
   l->folds_count = (u32)(folds / 16), l->texts_bytes = (u32)texts, l->weight = *weight;
-  u64 V = (u64)m->V, rows = 2 * WALK_WIDTH + CONTINUATION + 2;
-  l->first_id = take(room, l->alphabet_count + 1, sizeof(i32));
-  l->next_id = take(room, V, sizeof(i32));
+  u64 V = (u64)m->V, rows = CONTINUATION;
   l->states = take(room, rows, sizeof(f32) * (u64)m->S);
   l->logits = take(room, rows, sizeof(f32) * V);
   l->ranges = take(room, MAX_RANGES, sizeof(range));
   l->found = take(room, MAX_CANDIDATES, sizeof(candidate));
   l->others = take(room, MAX_CANDIDATES, sizeof(candidate));
   l->stack = take(room, SEARCH_STACK, 5 * sizeof(i64));
-  l->extended = take(room, MAX_EXTENSIONS + WALK_WIDTH, sizeof(beginning));
   return 1;
 }
 
@@ -2274,13 +2262,6 @@ static int check_lines(nc *m) {
   for (u32 i = 0; i < l->folds_count && is_good; i++)
     for (int n = 0; n < 4; n++) is_good &= number_of(l->folds + 4 * i, n) <= (int)l->alphabet_count;
   if (!is_good) return damaged();
-  for (u32 i = 0; i <= l->alphabet_count; i++) l->first_id[i] = 0;
-  for (int id = m->V - 1; id > 0; id--) {
-    const u32 *fold = fold_of(l, m->points[id - 1]);
-    int number = fold && !number_of(fold, 1) ? number_of(fold, 0) : 0;
-    l->next_id[id] = l->first_id[number];
-    l->first_id[number] = id;
-  }
   return 1;
 }
 
@@ -2403,7 +2384,7 @@ static int largest(lines *l, int ranges, int n, int errors, int is_inside, candi
         if (is_known) continue;
         int j = min(found, most - 1);
         for (; j > 0 && best[j - 1].count < count; j--) best[j] = best[j - 1];
-        best[j] = (candidate){line, errors, errors ? matched : n, places[own->lo], count, 0, 0, 0, 0};
+        best[j] = (candidate){line, errors, errors ? matched : n, places[own->lo], count, 0, 0, 0, 0, 0};
         found = min(found + 1, most);
       }
     }
@@ -2429,10 +2410,9 @@ static size_t text_of(const lines *l, int line, u8 *text, size_t capacity) {
   return used;
 }
 
-/* Compare what two lines are but for case and accents. */
-static int is_same_folded(const lines *l, int a, int b) {
+/* Say whether line b begins with line a, but for case and accents. */
+static int begins_line(const lines *l, int a, int b) {
   u32 first = l->starts[a], second = l->starts[b], length = folded_end(l, a) - first;
-  if (folded_end(l, b) - second != length) return 0;
   for (u32 i = 0; i < length; i++)
     if (folded_at(l, first + i) != folded_at(l, second + i)) return 0;
   return 1;
@@ -2624,7 +2604,8 @@ static int without_repeats(const lines *l, candidate *all, int count, const rang
   int kept = 0;
   for (int i = 0; i < count; i++) {
     int is_repeat = is_excluded(excluded, excluded_count, all[i].line);
-    for (int j = 0; j < kept && !is_repeat; j++) is_repeat = is_same_folded(l, all[i].line, all[j].line);
+    for (int j = 0; j < kept && !is_repeat; j++)
+      is_repeat = begins_line(l, all[i].line, all[j].line) && begins_line(l, all[j].line, all[i].line);
     if (!is_repeat) all[kept++] = all[i];
   }
   return kept;
@@ -2640,8 +2621,8 @@ static int find_candidates(lines *l, const query *q, int typos, int limit, const
   }
 }
 
-static f32 *walk_state(const nc *m, int row) { return m->lines.states + (size_t)row * (size_t)m->S; }
-static f32 *walk_logits(const nc *m, int row) { return m->lines.logits + (size_t)row * (size_t)m->V; }
+static f32 *line_state(const nc *m, int row) { return m->lines.states + (size_t)row * (size_t)m->S; }
+static f32 *line_logits(const nc *m, int row) { return m->lines.logits + (size_t)row * (size_t)m->V; }
 
 /* Turn logits into natural log-probabilities of the known characters. */
 static void log_softmax(const nc *m, f32 *z) {
@@ -2652,70 +2633,13 @@ static void log_softmax(const nc *m, f32 *z) {
   for (int c = 1; c < m->V; c++) z[c] -= shift;
 }
 
-/* Read a text by the network alone into a row, as the beginning of a line. */
-static int walk_prompt(nc *m, const char *text, size_t length, int row) {
+/* Read a text by the network alone into the first row, as the beginning of a line. */
+static void read_line(nc *m, const char *text, size_t length) {
   prompt p = {.text = text, .length = length, .adds_line = m->starts_line || length == 0};
   int c;
-  zero(walk_state(m, row), sizeof(f32) * (size_t)m->S);
-  while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, walk_state(m, row), c, walk_logits(m, row));
-  log_softmax(m, walk_logits(m, row));
-  return c == -2;
-}
-
-/* Find lines that begin with a query and are likely by the network: models/runtime/line_walk.py. */
-static int walk(nc *m, const query *q, const char *context, size_t context_length, i32 *found) {
-  lines *l = &m->lines;
-  beginning *live = l->extended + MAX_EXTENSIONS;
-  int count = 0, side = 0, alive = find_ranges(l, l->starts, l->count, q->numbers, q->exact, 0, 0);
-  if (!alive || !walk_prompt(m, context, context_length, 0)) return 0;
-  live[0] = (beginning){l->ranges[0].lo, l->ranges[0].hi, q->exact, 0, 0, 0};
-  for (int depth = 0; alive; depth++) {
-    int extended = 0;
-    for (int parent = 0; parent < alive; parent++) {
-      beginning b = live[parent];
-      const f32 *logprobs = walk_logits(m, side * WALK_WIDTH + parent);
-      for (i64 lo = b.lo, hi; lo < b.hi; lo = hi) {
-        int number = folded_at(l, (i64)l->starts[lo] + b.depth);
-        hi = next_child(l, l->starts, lo, b.hi, b.depth);
-        if (b.depth < q->count && number != q->numbers[b.depth]) continue;
-        if (number == 0 && extended < MAX_EXTENSIONS)
-          l->extended[extended++] = (beginning){(i32)lo, (i32)hi, b.depth, 0, parent, b.total};
-        for (int id = number ? l->first_id[number] : 0; id && extended < MAX_EXTENSIONS; id = l->next_id[id])
-          l->extended[extended++] =
-              (beginning){(i32)lo, (i32)hi, b.depth + 1, id, parent, b.total + logprobs[id]};
-      }
-    }
-    alive = 0;
-    for (int left = WALK_WIDTH; left > 0 && extended > 0;) {
-      int best = 0; /* the likeliest that is left; of equal ones the first */
-      for (int i = 1; i < extended; i++)
-        if (l->extended[i].total > l->extended[best].total) best = i;
-      beginning b = l->extended[best];
-      if (b.total < -1e29) break;
-      l->extended[best].total = -1e30;
-      if (b.id == 0 || (b.depth >= q->count && b.hi - b.lo <= WALK_FEW)) {
-        int before = count;
-        for (i32 line = b.lo; line < b.hi && count - before < WALK_FEW; line++) {
-          int is_known = 0;
-          for (int i = 0; i < count; i++) is_known |= found[i] == line;
-          if (!is_known) found[count++] = line;
-        }
-        left -= count > before;
-      } else {
-        live[alive++] = b;
-        left -= 1;
-      }
-    }
-    if (count >= WALK_WANTED || (alive && live[0].depth >= q->count + WALK_CHARACTERS)) break;
-    for (int i = 0; i < alive; i++) {
-      int to = (1 - side) * WALK_WIDTH + i;
-      copy(walk_state(m, to), walk_state(m, side * WALK_WIDTH + live[i].parent), sizeof(f32) * (size_t)m->S);
-      step_network(m, walk_state(m, to), live[i].id, walk_logits(m, to));
-      log_softmax(m, walk_logits(m, to));
-    }
-    side = 1 - side;
-  }
-  return count;
+  zero(line_state(m, 0), sizeof(f32) * (size_t)m->S);
+  while ((c = next_of_prompt(m, &p)) >= 0) step_network(m, line_state(m, 0), c, line_logits(m, 0));
+  log_softmax(m, line_logits(m, 0));
 }
 
 /* Write the bits of how the first candidates go on after what they have in common, by the network; `before`
@@ -2723,7 +2647,6 @@ static int walk(nc *m, const query *q, const char *context, size_t context_lengt
 static void weigh(nc *m, candidate *all, int count, const char *before, size_t before_length) {
   static u8 texts[WEIGHED][4 * MAX_PREFIX + 8 + 4096];
   size_t bytes[WEIGHED], common = 0;
-  const int first = 2 * WALK_WIDTH;
   for (int i = 0; i < count; i++) {
     copy(texts[i], before, before_length);
     bytes[i] = before_length + text_of(&m->lines, all[i].line, texts[i] + before_length, 4096);
@@ -2733,19 +2656,19 @@ static void weigh(nc *m, candidate *all, int count, const char *before, size_t b
   }
   for (int i = 0; i < count; i++)
     while (!m->is_bytes && common && common < bytes[i] && (texts[i][common] & 0xC0) == 0x80) common--;
-  walk_prompt(m, (const char *)texts[0], common, first);
+  read_line(m, (const char *)texts[0], common);
   for (int i = 0; i < count; i++) {
     texts[i][bytes[i]++] = '\n';
     all[i].likely = 0;
     size_t at = common;
     for (int n = 0; n < CONTINUATION && at < bytes[i]; n++) {
-      int id = next_id(m, (const char *)texts[i], bytes[i], &at), row = first + n;
+      int id = next_id(m, (const char *)texts[i], bytes[i], &at);
       if (id < 0) break;
-      all[i].likely += id ? -walk_logits(m, row)[id] * BITS : m->unknown_bits;
+      all[i].likely += id ? -line_logits(m, n)[id] * BITS : m->unknown_bits;
       if (n + 1 == CONTINUATION || at >= bytes[i]) break;
-      copy(walk_state(m, row + 1), walk_state(m, row), sizeof(f32) * (size_t)m->S);
-      step_network(m, walk_state(m, row + 1), id, walk_logits(m, row + 1));
-      log_softmax(m, walk_logits(m, row + 1));
+      copy(line_state(m, n + 1), line_state(m, n), sizeof(f32) * (size_t)m->S);
+      step_network(m, line_state(m, n + 1), id, line_logits(m, n + 1));
+      log_softmax(m, line_logits(m, n + 1));
     }
   }
 }
@@ -2787,15 +2710,6 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
     excluded_count = read_excluded(l, &q, exclude, exclude_length, excluded);
     kept = find_candidates(l, &q, typos, (int)limit, excluded, excluded_count, &coverage);
   }
-  if (l->weight >= MIN_WEIGHT && coverage < MIN_COVERAGE) {
-    i32 likely[WALK_WANTED + WALK_WIDTH * WALK_FEW];
-    int walked = walk(m, &q, before, q.exact ? before_length : 0, likely), first = min(kept, BY_COUNT);
-    kept = min(kept, MAX_CANDIDATES - walked);
-    move(all + first + walked, all + first, sizeof(candidate) * (size_t)(kept - first));
-    for (int i = 0; i < walked; i++)
-      all[first + i] = (candidate){likely[i], 0, 0, 0, l->counts[likely[i]], 0, 0, 0, 1};
-    kept = without_repeats(l, all, kept + walked, excluded, excluded_count);
-  }
   for (int i = 0; i < kept; i++) all[i].likely = 1.0 + all[i].count, all[i].share = 0;
   double weight = l->weight >= MIN_WEIGHT && kept > 1 ? l->weight : 0;
   add_shares(all, kept, 1 - weight);
@@ -2811,6 +2725,9 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
   for (int i = 0; i < kept; i++) {
     all[i].likely = all[i].share * coverage;
     if (all[i].begins && all[i].likely < ceiling) ceiling = all[i].likely;
+    int length = (int)(folded_end(l, all[i].line) - l->starts[all[i].line]), is_stem = 0;
+    for (int j = 0; j < kept && !is_stem; j++) is_stem = j != i && begins_line(l, all[i].line, all[j].line);
+    all[i].order = length + (is_stem && !(all[i].begins && length == q.count)) * LONGEST;
   }
   put_text(&w, "[");
   for (u32 n = 0; n < limit && (int)n < kept; n++) {
@@ -2820,10 +2737,9 @@ int nc_suggest(nc *m, const char *prefix, size_t length, const char *context, si
       if (c->share < 0) continue;
       double own = !c->begins && c->likely > ceiling ? ceiling : c->likely;
       double other = best && !best->begins && best->likely > ceiling ? ceiling : best ? best->likely : -1;
-      u32 own_length = folded_end(l, c->line) - l->starts[c->line];
       if (!best || own > other || (own == other && (c->begins > best->begins ||
-          (c->begins == best->begins && (c->likely > best->likely || (c->likely == best->likely &&
-           own_length > folded_end(l, best->line) - l->starts[best->line]))))))
+          (c->begins == best->begins && (c->likely > best->likely ||
+          (c->likely == best->likely && c->order > best->order))))))
         best = c;
     }
     u8 text[4096];

@@ -201,18 +201,3 @@ def largest(ranges, places, starts, counts, maxima, bits, scores, best):  # type
             scores[j], best[j, 0], best[j, 1] = score, line, r
             found = min(found + 1, k)
     return found
-
-
-@compiled(*(f"int64({folded}, {_PLACES}, int64, int64, int64, int32[:,::1])" for folded in _FOLDED))
-def children(folded, places, lo, hi, depth, found):  # type: ignore[no-untyped-def]
-    """Write the characters that the entries of a range have at a depth, and the end of each one's entries.
-
-    Return how many; no more than `found` (K, 2) has room for.
-    """
-    count = 0
-    while lo < hi and count < len(found):
-        found[count, 0] = folded[_at(folded, places[lo], depth)]
-        lo = _next_child(folded, places, lo, hi, depth)
-        found[count, 1] = lo
-        count += 1
-    return count

@@ -34,8 +34,6 @@ from nextchar.models.runtime.generation import (
     as_prompt,
     owner_of,
 )
-from nextchar.models.runtime.line_index import LineIndex
-from nextchar.models.runtime.line_walk import LineWalk
 from nextchar.models.runtime.lstm_network import LstmNetwork
 from nextchar.models.runtime.model_networks import NetworkKey, is_batch_invariant, load_networks
 from nextchar.models.runtime.requests import (
@@ -227,8 +225,8 @@ class Engine:
         """Return the bits of continuations of at least one character after NFC `prompt`, by the network.
 
         They are lines that exist, so what the contexts of a mixture add is in their counts; it would take
-        twice the time. Runs in the calling thread, as `likely_lines`: to pass on what is so short to the
-        scheduler's thread takes longer than to do it.
+        twice the time. Runs in the calling thread: to pass on what is so short to the scheduler's thread
+        takes longer than to do it.
         """
         key = (owner_of(caller), prompt, *continuations)
         with self._weighing:
@@ -241,14 +239,6 @@ class Engine:
             if len(self._weighed) > MAX_WEIGHED:
                 del self._weighed[next(iter(self._weighed))]
         return bits
-
-    def likely_lines(
-        self, index: LineIndex, prefix: str, *, context: str = "", wanted: int, caller: Caller = ANYONE
-    ) -> list[int]:
-        """Return about `wanted` lines that begin with NFC `context` and `prefix`, likely by the network."""
-        return LineWalk(context, prefix, index, self.vocabulary, wanted=wanted).run(
-            *self._read(context, caller)
-        )
 
     def _read(self, text: str, caller: Caller) -> tuple[StepNetwork, Floats, State]:
         """Return the fast network with logits (V,) and state (1, S) after a prompt; a part may be cached.

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ INSIDE_BITS = 4.0
 MAX_TYPOS = 2
 _MORE_WITH_ACCENTS = 16  # times as many candidates
 _MIN_RESPELLED = 3  # characters of a word, with the space after it
-_MAX_CHILDREN = 512  # characters that follow the same beginning: more in no list of words of an alphabet
 
 
 @dataclass(frozen=True)
@@ -189,22 +188,6 @@ class LineIndex:
                         text = "".join([*words[:i], meant, *words[i + 1 :]])
                         found[text] += (hi - lo) * 2.0 ** -single_error_bits(word, meant)
         return sorted(found, key=found.__getitem__, reverse=True)[:most]
-
-    def range_of(self, folded: str) -> tuple[int, int]:
-        """Return the range of lines that begin with folded characters; (0, 0) if there are none."""
-        query = self.lines.encode(folded)
-        lo, hi = next(iter(self._ranges(self.lines.starts, query, len(query), 0)[:, :2].tolist()), (0, 0))
-        return lo, hi
-
-    def children(self, lo: int, hi: int, depth: int) -> list[list[int]]:
-        """Return the numbers of the characters that lines have at a depth, and the end of each one's lines.
-
-        The lines from `lo` to before `hi` have the same characters before; the number 0 is the end of a line.
-        """
-        found = np.empty((_MAX_CHILDREN, 2), np.int32)
-        lines = self.lines
-        count = self._kernels.children(lines.folded, lines.starts, lo, hi, depth, found)
-        return cast(list[list[int]], found[:count].tolist())
 
     def candidate(self, line: int) -> Candidate:
         """Return a line that begins with what was typed."""

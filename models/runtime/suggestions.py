@@ -12,8 +12,9 @@ the weight of the network is stored with the lines, and is less where counts wer
 completions end with the line if the model is of records, else with the word.
 """
 
+import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -45,8 +46,6 @@ WEIGHED = 32
 MAX_CONTINUATION = 16
 """Characters that the network reads of a candidate: those after them hardly change the order."""
 
-_BY_COUNT = 12  # of them, the first are those of largest count; the others are likely by the network
-_MIN_COVERAGE = 0.8  # with candidates by count that cover less, likely ones are looked for
 _KNOWN = 0.5  # probability that a line of the corpus is meant, if some begin with the prefix
 _KNOWN_LINE = 3.0  # times likelier than the model finds it is a text that is a line of the corpus
 _MORE = 6  # hypotheses of a beam search, beyond those that are wanted
@@ -112,11 +111,6 @@ class LineEngine(Protocol):
     def weigh_lines(self, prompt: str, continuations: Sequence[str], *, caller: Caller) -> list[float]:
         """Return the bits of continuations of a prompt."""
 
-    def likely_lines(
-        self, index: LineIndex, prefix: str, *, context: str, wanted: int, caller: Caller
-    ) -> list[int]:
-        """Return likely lines that begin with a context and a prefix."""
-
 
 def no_lines(reference: str, instead: str, *, param: str) -> InvalidInput:
     """Return the error for a model without lines (code `no_lines`)."""
@@ -176,8 +170,12 @@ class Suggester:
         generated: list[Suggestion] = []
         known = 0.0
         if self.lines and constrain != "none":
-            network = _Network(engine, caller, self.vocabulary)
-            found, known = _of_lines(request, self.lines, excluded, network)
+
+            def bits_of(texts: Sequence[str]) -> list[float]:
+                prompt, continuations = continuations_of([*map(self.vocabulary.to_characters, texts)])
+                return engine.weigh_lines(prompt, continuations, caller=caller)
+
+            found, known = _of_lines(request, self.lines, excluded, bits_of)
         if constrain != "lines":
             generated = yield from self._generated(request, excluded, caller)
         return _ranked(request.prefix, found, generated, known)[: request.limit]
@@ -233,8 +231,8 @@ def _ranked(
     """Return lines that exist and generated texts, each once, by their probability.
 
     `known` is the probability that one of the lines is meant if there are generated texts. What does not
-    begin with the prefix comes after all lines that do. Of equal ones, accepting a longer one saves more
-    keys.
+    begin with the prefix comes after all lines that do. Of equal ones, those that others begin with are
+    first, as `isabella` before `isabellah`; accepting a longer one saves more keys.
     """
     ranked = {fold(one.text): one for one in found}
     lines = list(ranked)
@@ -250,56 +248,37 @@ def _ranked(
     # of what does not begin with the prefix
     ceiling = min((ranked[key].probability for key in lines if key in begins), default=1.0)
 
-    def rank(key: str) -> tuple[float, bool, float, int]:
+    stems = {one for one, after in itertools.pairwise(sorted(ranked)) if after.startswith(one)} - {typed}
+
+    def rank(key: str) -> tuple[float, bool, float, bool, int]:
         probability, is_other = ranked[key].probability, key not in begins
         first = min(probability, ceiling) if is_other else probability
-        return -first, is_other, -probability, -len(key)
+        return -first, is_other, -probability, key not in stems, -len(key)
 
     return [ranked[key] for key in sorted(ranked, key=rank)]
 
 
-@dataclass(frozen=True)
-class _Network:
-    """The network of a model, asked about lines by a caller."""
-
-    engine: LineEngine
-    caller: Caller
-    vocabulary: Vocabulary
-
-    def bits(self, texts: Sequence[str]) -> list[float]:
-        """Return the bits of texts, but for those of what they have in common."""
-        prompt, continuations = continuations_of([*map(self.vocabulary.to_characters, texts)])
-        return self.engine.weigh_lines(prompt, continuations, caller=self.caller)
-
-
 def _of_lines(
-    request: SuggestionRequest, lines: LineIndex, excluded: Exclusion, network: _Network
+    request: SuggestionRequest,
+    lines: LineIndex,
+    excluded: Exclusion,
+    bits_of: Callable[[Sequence[str]], list[float]],
 ) -> tuple[list[Suggestion], float]:
-    """Return the lines that the prefix may stand for, and the probability that one of them is meant."""
-    prefix = request.prefix.lstrip()
+    """Return the lines that the prefix may stand for, and the probability that one of them is meant.
+
+    `bits_of` returns the bits of texts by the network, but for those of what they have in common.
+    """
     context = f"{request.context}{_TAB}" if request.context else ""
-    typos = request.max_typos
-    candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
+    candidates, coverage = _candidates(request, lines, context, excluded)
     if not candidates and context:  # no line has this context
         context = ""
-        candidates, coverage = _candidates(request, lines, context, prefix, typos, excluded)
-    if lines.weight >= MIN_WEIGHT and coverage < _MIN_COVERAGE:
-        likely = network.engine.likely_lines(
-            lines, prefix, context=context, wanted=WEIGHED - _BY_COUNT, caller=network.caller
-        )
-        more = [lines.candidate(line) for line in likely]
-        more = [c for c in more if _after(context, c.text) not in excluded]
-        ordered = [*candidates[:_BY_COUNT], *more, *candidates[_BY_COUNT:]]
-        distinct: dict[str, Candidate] = {}
-        for one in ordered:
-            distinct.setdefault(one.folded, one)
-        candidates = list(distinct.values())
+        candidates, coverage = _candidates(request, lines, context, excluded)
     shares = _shares([1.0 + c.count for c in candidates], candidates)
     if lines.weight >= MIN_WEIGHT and len(candidates) > 1:
         texts = [candidate.text for candidate in candidates[:WEIGHED]]
         if request.context and not context:
             texts = [f"{request.context}{_TAB}{text}" for text in texts]
-        bits = np.array(network.bits(texts))
+        bits = np.array(bits_of(texts))
         # Those that the network is not asked about have none of its share.
         by_network = np.append(np.exp2(bits.min() - bits), np.zeros(len(candidates) - len(texts)))
         weight = lines.weight_among(candidates)
@@ -318,14 +297,10 @@ def _of_lines(
 
 
 def _candidates(
-    request: SuggestionRequest,
-    lines: LineIndex,
-    context: str,
-    prefix: str,
-    typos: int,
-    excluded: Exclusion,
+    request: SuggestionRequest, lines: LineIndex, context: str, excluded: Exclusion
 ) -> tuple[list[Candidate], float]:
     """Return the candidates that are not excluded, each folded text once, and their coverage."""
+    prefix, typos = request.prefix.lstrip(), request.max_typos
     most, wanted = max(WEIGHED, 2 * request.limit), request.limit
     while True:
         found = lines.search(prefix, context=context, typos=typos, wanted=wanted, most=most)

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 from benchmarks.suggestions import (
+    GhostText,
     LastWords,
     PrefixIndex,
     keys_saved,
@@ -42,6 +43,19 @@ def test_keys_are_saved_once_an_item_is_shown() -> None:
     assert keys_saved(suggest, ["Oslo", "Bergen"], 2) == 1 - (2 + 2) / 10
     assert keys_saved(suggest, ["Oslo", "Bergen"], 1) == 1 - (2 + 6) / 10
     assert keys_saved(suggest, ["Bern"], 2) == 0.0
+
+
+def test_ghost_text_saves_what_is_accepted_of_the_likeliest_continuation() -> None:
+    class Knowing:
+        def next(self, prompt: str, *, top: int) -> list[tuple[str, float]]:
+            assert top == 1
+            known = "Oslo airport\n"
+            return [(known[len(prompt)] if known.startswith(prompt) else "\n", 0.99)]
+
+    ghost = GhostText(Knowing())  # type: ignore[arg-type]
+    assert ghost.complete("Os").text == "lo airport\n"
+    assert ghost.keys_saved(["Oslo airport"]) == 1 - 1 / 12
+    assert ghost.keys_saved(["Oslo", "Bern"]) == 1 - (1 + 4) / 8  # of "Oslo" the first word is accepted
 
 
 def test_success_and_mean_reciprocal_rank() -> None:

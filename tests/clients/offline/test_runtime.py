@@ -23,6 +23,8 @@ from nextchar.models.pack_lines import ranks
 from nextchar.models.runtime.engine import Engine
 from nextchar.models.runtime.requests import CompletionRequest
 from nextchar.models.saved_model import SavedModel, describe_files
+from nextchar.models.text.line_file import FILE as LINES_FILE
+from nextchar.models.text.line_file import Lines
 from nextchar.models.text.mask_values import FILE, MaskValues
 from nextchar.models.text.masks import NAMED, Masks
 from tests.clients.offline import models
@@ -183,9 +185,13 @@ def test_the_distribution_is_that_of_the_service() -> None:
         assert one["probability"] == pytest.approx(probability, abs=0.02)  # the service's is of float32
 
 
-@pytest.mark.parametrize("name", ["records", "fields"])
-def test_suggestions_are_those_of_the_service(name: str) -> None:
-    random, packed = np.random.default_rng(0), Packed(pack(saved(name)))
+@pytest.mark.parametrize(("name", "weight"), [("records", 0.5), ("records", 0.0), ("fields", 0.5)])
+def test_suggestions_are_those_of_the_service(name: str, weight: float) -> None:
+    files = {file: saved(name).file(file) for file in saved(name).card.files}
+    files[LINES_FILE] = Lines.load(files[LINES_FILE]).with_weight(weight).dump()
+    card = saved(name).card.model_copy(update={"files": describe_files(files)})
+    model = SavedModel(card, files.__getitem__)
+    random, packed = np.random.default_rng(0), Packed(pack(model))
     lines = [line for line in text_of(KINDS[name]).splitlines() if line.strip()]
     asked: list[tuple[str, dict[str, Any]]] = [
         (prefix, {})
@@ -212,7 +218,7 @@ def test_suggestions_are_those_of_the_service(name: str) -> None:
                 line.rpartition("\t")[2].upper() for line in random.choice(lines, 5).tolist()
             ]
         asked.append((typed, options))
-    with Model(saved(name), threads=1) as service:
+    with Model(model, threads=1) as service:
         for prefix, options in asked:
             wanted = service.suggest(prefix, **options)
             found = packed.suggest(prefix, **options)

@@ -143,6 +143,23 @@ def test_probability_decides_between_lines_and_generated_texts() -> None:
     assert ranked("hot", {"air": 1}, {"el": 1}) == [("hotel", False)]
 
 
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("isab", ["isabella", "isabellah", "isabeau"]),
+        ("isabella", ["isabellah", "isabella", "isabeau"]),  # accepting what is typed changes nothing
+        ("rosa", ["rosa maria", "rosa", "ana rosa", "ana rosa b"]),  # at the start, then inside
+        ("iasbe", ["isabella", "isabellah", "isabeau"]),  # exchanged
+    ],
+)
+def test_of_equal_lines_those_that_others_begin_with_come_first_then_longer_ones(
+    prefix: str, expected: list[str]
+) -> None:
+    names = ["isabeau", "isabellah", "isabella", "rosa", "rosa maria", "ana rosa b", "ana rosa"]
+    assert [text for text, _ in ranked(prefix, dict.fromkeys(names, 1), {})] == expected
+    assert ranked("isab", {"isabella": 1, "isabellah": 2}, {})[0] == ("isabellah", True)  # by their counts
+
+
 def test_generated_text_that_exists_is_three_times_as_likely() -> None:
     index = Lines.make({"hotel": 3})
     assert index

@@ -1,4 +1,4 @@
-"""Lines that a network finds likely: weighed, and found among many."""
+"""How likely a network finds the continuations of lines."""
 
 import random
 from collections.abc import Iterator
@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from nextchar.models.runtime.engine import Engine
-from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.requests import Caller
 from nextchar.models.runtime.surprisal import continuation_bits
-from nextchar.models.text.line_file import Lines, fold
 from tests.models.runtime.networks import saved_model
 
 CHARACTERS = "\nABab é\t"
@@ -21,20 +19,6 @@ def engine() -> Iterator[Engine]:
     engine = Engine(saved_model(kind="records", characters=CHARACTERS, int8=True, mixed_text="ab\nba\n" * 9))
     yield engine
     engine.close()
-
-
-@pytest.fixture(scope="module")
-def index() -> LineIndex:
-    rng = random.Random(0)
-    texts = {"".join(rng.choices("ABab é", k=rng.randint(1, 9))).strip() for _ in range(800)}
-    contexts = {f"a b\t{text}" for text in list(texts)[:100]}
-    lines = Lines.make(dict.fromkeys(texts | contexts, 1))
-    assert lines
-    return LineIndex(lines)
-
-
-def walked(engine: Engine, index: LineIndex, prefix: str, *, context: str = "") -> list[str]:
-    return [index.lines.text(i) for i in engine.likely_lines(index, prefix, context=context, wanted=20)]
 
 
 def test_continuations_cost_what_the_network_says(engine: Engine) -> None:
@@ -87,26 +71,3 @@ def test_answers_that_are_kept_are_bounded_and_of_one_caller(
     assert len(engine._weighed) == 2
     assert engine.weigh_lines("b", ["ab\n"], caller=Caller("other")) == bits[1]
     assert engine._fast_scheduler().cache.lookups == lookups + 5  # for a, b, B, b again, and the other's
-
-
-@pytest.mark.parametrize(("prefix", "context"), [("", ""), ("a", ""), ("É", ""), ("ba", ""), ("b", "a b\t")])
-def test_walk_finds_the_likeliest_lines_of_a_prefix(
-    engine: Engine, index: LineIndex, prefix: str, context: str
-) -> None:
-    found = walked(engine, index, prefix, context=context)
-    texts = [index.lines.text(i) for i in range(len(index.lines))]
-    fitting = [text for text in texts if fold(text).startswith(fold(context + prefix))]
-    assert set(found) <= set(fitting)
-    assert len(found) >= min(10, len(fitting))
-    bits = dict(
-        zip(fitting, engine.weigh_lines(context, [f"{t[len(context) :]}\n" for t in fitting]), strict=True)
-    )
-    best = sorted(fitting, key=bits.__getitem__)
-    assert len(set(best[:10]) & set(found)) >= min(len(fitting), 10) // 2
-    if 3 * len(found) < len(fitting):  # else nearly all are found
-        assert sum(bits[text] for text in found) / len(found) < sum(bits.values()) / len(bits)
-
-
-def test_walk_without_a_fitting_line_finds_nothing(engine: Engine, index: LineIndex) -> None:
-    assert walked(engine, index, "zz") == []
-    assert walked(engine, index, "a", context="other\t") == []
