@@ -238,11 +238,12 @@ class FlagRule:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1
-        kind.key = key
+        if of != "new":  # all lines of a new template are of one alert
+            kind.key = key
         if self.rare > allowed:
             as_rare = sum(_at_least(counts, bin_) for counts in self._scores.values())
             p = max(p, (as_rare - _DEVIATIONS * math.sqrt(as_rare)) / self.lines)
-        return Verdict(is_flagged=True, key=key, estimated_p=p)
+        return Verdict(is_flagged=True, key=kind.key, estimated_p=p)
 
     def _was_seen(self, found: Break) -> bool:
         """Return whether an earlier line had this break, and note it."""

@@ -76,6 +76,18 @@ def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
     assert flags(FlagRule(0.01, KNOWN), [*new_kind(500), other])[-1]
 
 
+def test_flagged_lines_of_one_new_template_are_of_one_alert() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [("", 0.0)] * 10_000)
+    keys = [AlertKey("fan <*> of the power supply stopped turning", f"{i}:fan") for i in range(30)]
+    lines = [
+        Evidence(text, key, True, 12.0, 2**-12) for (text, _), key in zip(new_kind(30), keys, strict=True)
+    ]
+    verdicts = list(map(rule.judge, lines))
+    assert sum(verdict.is_flagged for verdict in verdicts) > 5
+    assert {verdict.key for verdict in verdicts} == {keys[0]}
+
+
 def test_damaged_lines_are_flagged_in_a_flood_of_new_templates() -> None:
     r = random.Random(1)
     rule = FlagRule(0.01, KNOWN)
