@@ -213,6 +213,18 @@ def test_what_was_long_ago_is_forgotten() -> None:
     assert rule.lines <= WINDOW_LINES
 
 
+def test_a_break_that_recurs_is_not_forgotten() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    breaks = [broken(word, f"text (' {word}',)") for word in ("mars", "venus", "pluto", "zebra")]
+    for one in [breaks[-1]] + breaks[:-1] * 20:
+        rare(rule, "fan 1 of the power supply stopped turning", 12.0, [one])
+    judge(rule, [("", 0.0)] * WINDOW_LINES)
+    assert rule.lines < WINDOW_LINES
+    again = FlagRule.load(rule.dump(), 0.01, KNOWN)
+    new = [not again._was_seen(one) for one in breaks]
+    assert new == [False, False, False, True]
+
+
 def test_kinds_take_little_memory_however_many_there_are() -> None:
     r = random.Random(2)
     rule = FlagRule(0.01, KNOWN)
