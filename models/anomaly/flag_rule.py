@@ -20,8 +20,8 @@ unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an
 
 `FlagRule` is what the rule has to know of earlier lines. It depends on these and their order alone, and not
 on how they were divided into requests, if it is handed on from one request to the next (`dump` and
-`FlagRule.load`). It forgets: after WINDOW_LINES lines all counts are halved, and kinds that were seen once
-are dropped.
+`FlagRule.load`). It forgets: after WINDOW_LINES lines all counts are halved, and kinds and breaks that were
+seen once are dropped.
 
 **Changes.** By the same counts `FlagRule.change` says in one sentence why more is rare than explained.
 """
@@ -29,6 +29,7 @@ are dropped.
 import json
 import math
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from hashlib import blake2b
@@ -194,7 +195,7 @@ class FlagRule:
     )  # of lines unlike others, by class and bin
     _flagged: dict[str, int] = field(default_factory=dict)  # lines, by class
     _kinds: dict[str, _Kind] = field(default_factory=dict)  # by class and name
-    _seen: dict[str, None] = field(default_factory=dict)  # breaks that lines had, the oldest first
+    _seen: Counter[str] = field(default_factory=Counter)  # lines, by the breaks that they had
     _builder: TemplateBuilder = field(init=False)  # of new templates, the names of which are their indices
 
     def __post_init__(self) -> None:
@@ -238,20 +239,20 @@ class FlagRule:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1
-        kind.key = key
+        if of != "new":  # all lines of a new template are of one alert
+            kind.key = key
         if self.rare > allowed:
             as_rare = sum(_at_least(counts, bin_) for counts in self._scores.values())
             p = max(p, (as_rare - _DEVIATIONS * math.sqrt(as_rare)) / self.lines)
-        return Verdict(is_flagged=True, key=key, estimated_p=p)
+        return Verdict(is_flagged=True, key=kind.key, estimated_p=p)
 
     def _was_seen(self, found: Break) -> bool:
         """Return whether an earlier line had this break, and note it."""
         name = _hash(f"{found.place} {found.text}")
-        if name in self._seen:
-            return True
-        if len(self._seen) < _MAX_SEEN:
-            self._seen[name] = None
-        return False
+        is_known = name in self._seen
+        if is_known or len(self._seen) < _MAX_SEEN:
+            self._seen[name] += 1
+        return is_known
 
     def change(self, alert_id: Callable[[AlertKey], str]) -> Change | None:
         """Return why more lines are rare or unusual than the rate explains; None if they are not.
@@ -279,7 +280,7 @@ class FlagRule:
         record = {
             "counts": [self.lines, self.rare, self.unusual],
             "scores": {of: sorted(counts.items()) for of, counts in self._scores.items()},
-            "seen": list(self._seen),
+            "seen": self._seen,
             "flagged": self._flagged,
             "templates": self._builder.templates_in_order(),
             "kinds": {
@@ -298,7 +299,7 @@ class FlagRule:
             if record:
                 rule.lines, rule.rare, rule.unusual = map(int, record["counts"])
                 rule._scores = {str(of): dict(counts) for of, counts in record["scores"].items()}
-                rule._seen = dict.fromkeys(map(str, record.get("seen", [])))
+                rule._seen = Counter({str(of): int(n) for of, n in Counter(record["seen"]).items()})
                 rule._flagged = {str(of): int(count) for of, count in record["flagged"].items()}
                 rule._builder.restore([(tuple(tokens), word) for tokens, word in record["templates"]])
                 rule._kinds = {
@@ -332,7 +333,7 @@ class FlagRule:
             of: {bin_: half for bin_, count in counts.items() if (half := count // 2)}
             for of, counts in self._scores.items()
         }
-        self._seen = dict.fromkeys(list(self._seen)[len(self._seen) // 2 :])
+        self._seen = Counter({name: half for name, count in self._seen.items() if (half := count // 2)})
         templates, self._builder = self._builder.templates_in_order(), self._new_builder()
         kinds = {name: replace(kind, count=kind.count // 2) for name, kind in self._kinds.items()}
         new = [name for name, kind in kinds.items() if name.startswith("new ") and kind.count]

@@ -76,6 +76,18 @@ def test_the_first_line_of_another_new_kind_is_flagged_in_a_flood() -> None:
     assert flags(FlagRule(0.01, KNOWN), [*new_kind(500), other])[-1]
 
 
+def test_flagged_lines_of_one_new_template_are_of_one_alert() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    judge(rule, [("", 0.0)] * 10_000)
+    keys = [AlertKey("fan <*> of the power supply stopped turning", f"{i}:fan") for i in range(30)]
+    lines = [
+        Evidence(text, key, True, 12.0, 2**-12) for (text, _), key in zip(new_kind(30), keys, strict=True)
+    ]
+    verdicts = list(map(rule.judge, lines))
+    assert sum(verdict.is_flagged for verdict in verdicts) > 5
+    assert {verdict.key for verdict in verdicts} == {keys[0]}
+
+
 def test_damaged_lines_are_flagged_in_a_flood_of_new_templates() -> None:
     r = random.Random(1)
     rule = FlagRule(0.01, KNOWN)
@@ -199,6 +211,18 @@ def test_what_was_long_ago_is_forgotten() -> None:
         rule.count(is_unusual=False)
     assert flags(rule, once) == [True]
     assert rule.lines <= WINDOW_LINES
+
+
+def test_a_break_that_recurs_is_not_forgotten() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    breaks = [broken(word, f"text (' {word}',)") for word in ("mars", "venus", "pluto", "zebra")]
+    for one in [breaks[-1]] + breaks[:-1] * 20:
+        rare(rule, "fan 1 of the power supply stopped turning", 12.0, [one])
+    judge(rule, [("", 0.0)] * WINDOW_LINES)
+    assert rule.lines < WINDOW_LINES
+    again = FlagRule.load(rule.dump(), 0.01, KNOWN)
+    new = [not again._was_seen(one) for one in breaks]
+    assert new == [False, False, False, True]
 
 
 def test_kinds_take_little_memory_however_many_there_are() -> None:
