@@ -14,10 +14,10 @@ are five kinds:
 - quotes or brackets that are not closed as those of other lines.
 
 How often normal lines have breaks is measured: of the last lines of the text, by what the lines before have,
-each kind by itself, so that new words in a log hide no numbers. The p-value of a break is the fraction of
-these lines that have one of its kind as improbable; above the most improbable one its estimate halves with
-each bit. A context counts once there, because lines of a new kind have the same break, and the flag rule
-flags the first of them alone; but not in records, whose order means nothing.
+each kind by itself, so that new words in a log hide no numbers. A line's rarity is the lowest of its breaks',
+and its p-value the fraction of these lines that are as rare; above the most improbable break of a kind its
+estimate halves with each bit. A context counts once there, because lines of a new kind have the same break,
+and the flag rule flags the first of them alone; but not in records, whose order means nothing.
 
 >>> from nextchar.models.text.masks import Masks
 >>> masks = Masks(["ip"])
@@ -33,13 +33,13 @@ The successors of a saved model: FILE, a JSON file.
 import json
 import random
 import re
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, starmap
 from math import log2
 from typing import Any, NamedTuple, Self
 
@@ -88,11 +88,10 @@ class Break:
     """What a line has that hardly any line could be expected to have.
 
     Attributes:
-        p_value: the fraction of normal lines that have one of its kind as improbable. estimated_p: the same,
-            estimated also below the lowest one. kind: of _KINDS. place: what lines that break the same
-            context in the same way have in common. text: what broke it. reason: why, in words. start, end:
-            where, in the masked line; both 0 in an event of several lines. bits: -log2 of its probability in
-            its context.
+        p_value: the fraction of normal lines that have one as improbable. estimated_p: the same, estimated
+            also below the lowest one. kind: of _KINDS. place: what lines that break the same context in the
+            same way have in common. text: what broke it. reason: why, in words. start, end: where, in the
+            masked line; both 0 in an event of several lines. bits: -log2 of its probability in its context.
         score_bits: what it adds to the line's score.
     """
 
@@ -264,6 +263,7 @@ class Successors:
         for line in strengths:
             for kind, bits in line.items():
                 insort(self._by_kind.setdefault(kind, []), bits)
+        self._rarest = sorted(min(starmap(self._rarity, line.items())) for line in strengths)
 
     @classmethod
     def fit(
@@ -296,9 +296,8 @@ class Successors:
         return cls(words, closed, known, strengths, len(rest), are_independent=are_independent)
 
     def find(self, masked: Masked, original: str) -> tuple[Break, ...]:
-        """Return the breaks of a line, or of an event's fingerprint, the rarest first."""
-        found = self._breaks(_Line.of(masked, original))
-        return tuple(sorted(found, key=lambda one: (one.p_value, one.estimated_p)))
+        """Return the breaks of a line, or of an event's fingerprint, the most improbable first."""
+        return tuple(sorted(self._breaks(_Line.of(masked, original)), key=lambda one: one.estimated_p))
 
     def _breaks(self, line: "_Line") -> Iterator[Break]:
         for item in line.items(self._words):
@@ -333,12 +332,20 @@ class Successors:
         bits = -log2(probability)
         if item.text == _END or item.context == (_BALANCE,):
             kind = "end"
-        known = self._by_kind.get(kind, [])
-        p = (1 + len(known) - bisect_left(known, bits)) / (self._lines + 1)
-        estimate = p * 2 ** min(0.0, (known[-1] if known else _MIN_BITS) - bits)
+        rarity = self._rarity(kind, bits)
+        p = (1 + bisect_right(self._rarest, rarity)) / (self._lines + 1)
         start, end = (item.start, item.end) if line.is_whole else (0, 0)
         place, score_bits = f"{kind} {item.context}", -log2(p) / 2 if self._are_independent else 0.0
-        return Break(p, estimate, kind, place, item.text, reason, start, end, bits, score_bits)
+        return Break(p, min(p, rarity), kind, place, item.text, reason, start, end, bits, score_bits)
+
+    def _rarity(self, kind: str, bits: float) -> float:
+        """Return the fraction of normal lines that have a break of a kind with so many bits.
+
+        Above the highest it halves with each bit.
+        """
+        known = self._by_kind.get(kind, [_MIN_BITS])
+        at_least = len(known) - bisect_left(known, bits) if kind in self._by_kind else 0
+        return (1 + at_least) * 2 ** min(0.0, known[-1] - bits) / (self._lines + 1)
 
     def dump(self) -> bytes:
         """Return the contents of FILE."""

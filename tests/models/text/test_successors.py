@@ -80,15 +80,10 @@ def test_a_word_that_no_line_has_is_found_within_a_token() -> None:
 
 
 def test_the_p_value_is_the_fraction_of_normal_lines_with_such_a_break() -> None:
-    lines = [
-        f"{'restart' if i in (700, 800, 801) else 'tick'} {9999 if i == 900 else i % 7} of {i % 5} done"
-        for i in range(1000)
-    ]
-    known = learned(lines, Masks([]))
-    # `restart` is new after the first 600 lines, and counts once; a number is of another kind.
-    for line in ("done 1 of 1 done", "tick 99999 of 1 done"):
-        found = find(line, known)
-        assert found is not None and found.p_value == pytest.approx(2 / 401)
+    lines = [f"{'restart' if i in (700, 800, 801) else 'tick'} {i % 7} of {i % 5} done" for i in range(1000)]
+    found = find("done 1 of 1 done", learned(lines, Masks([])))
+    # `restart` is new after the first 600 lines, and counts once.
+    assert found is not None and found.p_value == pytest.approx(2 / 401)
 
 
 def test_new_words_that_are_usual_hide_no_numbers() -> None:
