@@ -102,7 +102,7 @@ export class GhostText extends FieldHelper {
   // No event fires when the page changes the value, position or style.
   #check() {
     if (this.#isStale() || !isEditable(this.field)) this.hide();
-    else this.layer.draw(this.#shown.text);
+    else this.layer.mirror.fit(), this.layer.draw(this.#shown.text);
   }
 
   #isStale() {
@@ -122,19 +122,19 @@ export class GhostText extends FieldHelper {
 
 class GhostLayer {
   #top = 0; // of the text in the mirror, before scrolling
-  #mirror;
+  #clearing; // a frame
 
   constructor(field) {
-    this.field = field;
-    this.#mirror = new Mirror(field);
+    Object.assign(this, { field, mirror: new Mirror(field) });
   }
 
   draw(text) {
-    const mirror = this.#mirror;
-    mirror.fit();
-    const { value, selectionEnd: caret, localName, scrollHeight, clientHeight } = this.field;
+    const { field, mirror } = this, { value, selectionEnd: caret, localName, scrollHeight, scrollLeft, scrollTop } = field;
     // A long text is laid out from the caret's line on.
-    const isLong = localName === "textarea" && scrollHeight > clientHeight + 1;
+    const isLong = localName === "textarea" && scrollHeight > field.clientHeight + 1;
+    cancelAnimationFrame(this.#clearing);
+    if (mirror.box.isConnected) mirror.place();
+    else mirror.fit();
     const before = create("span", { visibility: "hidden" });
     before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
     const after = create("span", { visibility: "hidden" });
@@ -157,17 +157,15 @@ class GhostLayer {
       anchor.append("\u200b", ghost);
       before.after(anchor);
     }
-    this.scroll();
+    mirror.scroll(this.#top, { scrollLeft, scrollTop });
   }
 
   scroll() {
-    this.#mirror.scroll(this.#top);
+    this.mirror.scroll(this.#top);
   }
 
-  // A microtask later: a framework that removes the field may visit the layer next.
+  // With the next frame, unless it is drawn for that again; and a framework that removes the field may visit the layer next.
   clear() {
-    const { box, text } = this.#mirror;
-    text.replaceChildren();
-    queueMicrotask(() => text.firstChild || box.remove());
+    this.#clearing = requestAnimationFrame(() => this.mirror.box.remove());
   }
 }

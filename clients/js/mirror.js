@@ -27,28 +27,30 @@ export class Mirror {
   }
 
   fit() {
-    const { field, box } = this;
-    if (box.previousSibling !== field) field.after(box);
-    const styles = getComputedStyle(field);
+    const { field, box } = this, styles = getComputedStyle(field), isLine = field.localName === "input";
     textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
     style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: that is costly
-    const isLine = field.localName === "input";
     style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
     if (isLine) style(this.text, { flex: "1 0 auto" });
-    const frame = field.getBoundingClientRect(); // after the page's transforms
-    const scale = frame.width / field.offsetWidth || 1;
-    const borders = parseFloat(styles.borderLeftWidth) + parseFloat(styles.borderRightWidth);
-    const scrollbar = Math.max(0, Math.round(field.offsetWidth - field.clientWidth - borders));
-    style(box, { width: `${frame.width / scale - borders - scrollbar}px`, height: `${field.clientHeight}px`,
-      zIndex: styles.zIndex });
-    const now = box.getBoundingClientRect();
-    this.#left += (frame.left - now.left) / scale + field.clientLeft;
-    this.#top += (frame.top - now.top) / scale + field.clientTop;
-    style(box, { left: `${this.#left}px`, top: `${this.#top}px` });
+    this.place();
   }
 
-  scroll(top = 0) {
-    const { scrollLeft, scrollTop } = this.field;
+  // All is read before anything is set: each layout in between takes time.
+  place() {
+    const { field, box } = this, { offsetWidth, clientWidth, clientHeight, clientLeft, clientTop } = field;
+    if (box.previousSibling !== field) field.after(box);
+    const { borderLeftWidth, borderRightWidth, zIndex } = getComputedStyle(field);
+    const frame = field.getBoundingClientRect(), now = box.getBoundingClientRect(); // after the page's transforms
+    const scale = frame.width / offsetWidth || 1;
+    const borders = parseFloat(borderLeftWidth) + parseFloat(borderRightWidth);
+    const scrollbar = Math.max(0, Math.round(offsetWidth - clientWidth - borders));
+    this.#left += (frame.left - now.left) / scale + clientLeft;
+    this.#top += (frame.top - now.top) / scale + clientTop;
+    style(box, { width: `${frame.width / scale - borders - scrollbar}px`, height: `${clientHeight}px`, zIndex,
+      left: `${this.#left}px`, top: `${this.#top}px` });
+  }
+
+  scroll(top = 0, { scrollLeft, scrollTop } = this.field) {
     style(this.text, { transform: `translate(${-scrollLeft}px, ${top - scrollTop}px)` });
   }
 }
