@@ -78,6 +78,7 @@ export class GhostText extends FieldHelper {
   #accept(text) {
     const detail = { text, whole: text === this.#shown.text, id: this.#id };
     this.#clear();
+    this.layer.mirror.box.remove(); // at once: so Chromium undoes what was typed before in a step of its own
     insertText(this.field, text);
     emit(this.field, "accept", detail);
   }
@@ -125,35 +126,35 @@ class GhostLayer {
   #clearing; // a frame
 
   constructor(field) {
-    Object.assign(this, { field, mirror: new Mirror(field) });
+    Object.assign(this, { field, mirror: new Mirror(field), before: create("span", { visibility: "hidden" }),
+      wbr: create("wbr"), after: create("span", { color: COLOR }) });
+    for (const part of [this.before, this.after]) part.append("");
   }
 
   draw(text) {
-    const { field, mirror } = this, { value, selectionEnd: caret, localName, scrollHeight, scrollLeft, scrollTop } = field;
+    const { field, mirror, before, wbr, after } = this, isEnd = isAtEnd(field);
+    const { value, selectionEnd: caret, localName, scrollHeight, scrollLeft, scrollTop } = field;
     // A long text is laid out from the caret's line on.
     const isLong = localName === "textarea" && scrollHeight > field.clientHeight + 1;
     cancelAnimationFrame(this.#clearing);
     if (mirror.box.isConnected) mirror.place();
     else mirror.fit();
-    const before = create("span", { visibility: "hidden" });
-    before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
-    const after = create("span", { visibility: "hidden" });
-    after.textContent = value.slice(caret) + "\u200b"; // gives an empty last line its height
-    mirror.text.replaceChildren(before, after);
+    if (!isEnd || !wbr.parentNode) mirror.text.replaceChildren(before, after);
+    before.firstChild.data = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
+    after.firstChild.data = value.slice(caret) + "\u200b"; // gives an empty last line its height
     const padding = parseFloat(mirror.box.style.paddingTop) + parseFloat(mirror.box.style.paddingBottom);
     this.#top = isLong ? scrollHeight - padding - mirror.text.offsetHeight : 0;
-    const ghost = create("span", { color: COLOR });
-    ghost.textContent = visible(text);
-    if (isAtEnd(this.field)) {
+    style(after, { visibility: isEnd ? "" : "hidden" });
+    if (isEnd) {
       // The line may break before the suggestion; no word moves.
-      after.replaceWith(create("wbr"), ghost);
+      if (!wbr.parentNode) before.after(wbr);
+      after.firstChild.data = visible(text);
     } else {
       // It must move nothing, so it covers the text after the caret.
-      const anchor = create("span", { position: "relative" });
-      style(ghost, { position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
-      if (/^./.test(value.slice(caret))) {
-        ghost.style.backgroundColor = getComputedStyle(this.field).backgroundColor;
-      }
+      const anchor = create("span", { position: "relative" }), ghost = create("span", { color: COLOR, position: "absolute",
+        top: 0, whiteSpace: "pre", insetInlineStart: 0 });
+      ghost.textContent = visible(text);
+      if (/^./.test(value.slice(caret))) ghost.style.backgroundColor = getComputedStyle(field).backgroundColor;
       anchor.append("\u200b", ghost);
       before.after(anchor);
     }
