@@ -22,35 +22,36 @@ export class Mirror {
     this.field = field;
     this.box = create("div", { position: "absolute", overflow: "hidden", pointerEvents: "none", margin: 0, border: 0,
       background: "none", left: 0, top: 0, boxSizing: "border-box" }, { "aria-hidden": "true" });
-    this.text = create("div", { position: "relative" });
+    this.text = create("div", { position: "relative", flex: "1 0 auto" });
     this.box.append(this.text);
   }
 
   fit() {
-    const { field, box } = this, styles = getComputedStyle(field), isLine = field.localName === "input";
+    const { field, box } = this, styles = getComputedStyle(field);
     textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
-    style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: that is costly
-    style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
-    if (isLine) style(this.text, { flex: "1 0 auto" });
+    style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: faster
+    style(box, field.localName === "input" ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
     this.place();
   }
 
-  // All is read before anything is set: each layout in between takes time.
   place() {
-    const { field, box } = this, { offsetWidth, clientWidth, clientHeight, clientLeft, clientTop } = field;
+    const { field, box } = this;
     if (box.previousSibling !== field) field.after(box);
-    const { borderLeftWidth, borderRightWidth, zIndex } = getComputedStyle(field);
+    const styles = getComputedStyle(field);
     const frame = field.getBoundingClientRect(), now = box.getBoundingClientRect(); // after the page's transforms
-    const scale = frame.width / offsetWidth || 1;
-    const borders = parseFloat(borderLeftWidth) + parseFloat(borderRightWidth);
-    const scrollbar = Math.max(0, Math.round(offsetWidth - clientWidth - borders));
-    this.#left += (frame.left - now.left) / scale + clientLeft;
-    this.#top += (frame.top - now.top) / scale + clientTop;
-    style(box, { width: `${frame.width / scale - borders - scrollbar}px`, height: `${clientHeight}px`, zIndex,
-      left: `${this.#left}px`, top: `${this.#top}px` });
+    const scale = frame.width / field.offsetWidth || 1;
+    const borders = parseFloat(styles.borderLeftWidth) + parseFloat(styles.borderRightWidth);
+    const scrollbar = Math.max(0, Math.round(field.offsetWidth - field.clientWidth - borders));
+    this.#left += (frame.left - now.left) / scale + field.clientLeft;
+    this.#top += (frame.top - now.top) / scale + field.clientTop;
+    const place = { width: `${frame.width / scale - borders - scrollbar}px`, height: `${field.clientHeight}px`,
+      zIndex: styles.zIndex, left: `${this.#left}px`, top: `${this.#top}px` };
+    this.scroll();
+    style(box, place);
   }
 
-  scroll(top = 0, { scrollLeft, scrollTop } = this.field) {
-    style(this.text, { transform: `translate(${-scrollLeft}px, ${top - scrollTop}px)` });
+  scroll() {
+    const { scrollLeft, scrollTop } = this.field;
+    style(this.text, { transform: `translate(${-scrollLeft}px, ${-scrollTop}px)` });
   }
 }
