@@ -2,11 +2,13 @@
 
     asked    a key that the suggestion did not predict: a request to the service, its answer, a frame
     along    a key that the suggestion predicted: no request
+    static   a key after which the page itself draws a text at once: what any page takes on this machine
 
 Chromium's keyboard types in a textarea with `data-nextchar` on a page of the running service. The time is
 from the key's time stamp until the frame with the new ghost text is drawn, without debounce. Keys are pressed
 at random times within a frame; right after a frame, chromium would draw every answer a frame later. The
-network has random weights, which cost the same as trained ones. Prints one table and one JSON line.
+network has random weights, which cost the same as trained ones. The next key comes after ghost text is
+painted, `--pause` milliseconds later. Prints one table and one JSON line.
 
 With `--file`, a packed model completes 20 characters in the page, and there is no service; of a key for which
 they were begun ahead, the first ones are painted with the key and the rest later, which is not measured.
@@ -65,6 +67,16 @@ _KEPT = """async () => {
   for await (const one of folder.values()) return (await one.getFile()).size > 0;
 }"""
 
+_STATIC = """() => {
+  const field = document.createElement('textarea'), drawn = document.createElement('p');
+  field.id = 'measured';
+  field.addEventListener('input', () => {
+    drawn.textContent = field.value;
+    field.dispatchEvent(new CustomEvent('nextchar:suggestion', { bubbles: true, detail: { text: 'drawn' } }));
+  });
+  document.querySelector('main').replaceChildren(field, drawn);
+}"""
+
 _WATCH = """() => {
   window.painted = [];
   let key = 0;
@@ -87,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keys", type=int, default=200, help="that count, of each kind")
+    parser.add_argument("--pause", type=float, default=0, metavar="MS", help="before the next key")
     parser.add_argument("--network", default="1x512", metavar="LAYERSxUNITS")
     parser.add_argument("--file", type=Path, nargs="+", help="packed models; the keys are those of the first")
     parser.add_argument("--ahead", type=int, default=24, help="of how many keys the file completes ahead")
@@ -119,11 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             starts[f"next start, {first}"] = next_starts(playwright, chromium, address, first)
         page = browser.new_page()
         page.goto(address)
-        asked, along, requests = measure(page, attributes, options.keys)
+        asked, along, requests = measure(page, attributes, options.keys, options.pause)
+        page.evaluate(_STATIC)
+        page.locator("#measured").focus()
+        static = [press(page, _LETTERS[0], options.pause)[0] for _ in range(options.keys)]
         version = browser.version
         browser.close()
-    figures = {name: summary(times) for name, times in (("asked", asked), ("along", along)) if times}
-    figures |= {name: summary(times) for name, times in starts.items() if times}
+    keys = {"asked": asked, "along": along, "static": static}
+    figures = {name: summary(times) for name, times in (keys | starts).items() if times}
     rows = [
         [name, *(f"{one[key]:.1f}" for key in ("p50_ms", "p95_ms", "max_ms"))]
         for name, one in figures.items()
@@ -197,7 +213,9 @@ def sure_model(layers: int, units: int) -> SavedModel:
     return saved_model(layers, units, weights)
 
 
-def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[float], list[float], float]:
+def measure(
+    page: Page, attributes: dict[str, str], keys: int, pause_ms: float
+) -> tuple[list[float], list[float], float]:
     """Type; return milliseconds of `asked` and `along` keys, and requests per three of the latter."""
     requests: list[str] = []
     page.on(
@@ -224,7 +242,7 @@ def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[flo
         if silent > _PATIENCE:
             raise RuntimeError(f"no ghost text after {silent} keys")
         unexpected = next(letter for letter in _LETTERS if letter != shown[:1])
-        taken, shown = press(page, unexpected)
+        taken, shown = press(page, unexpected, pause_ms)
         silent = 0 if shown else silent + 1
         if shown:
             asked.append(taken)
@@ -232,7 +250,7 @@ def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[flo
             continue
         before = len(requests)
         for _ in range(_ACCEPTED_BY_TYPING):
-            taken, shown = press(page, shown[0])
+            taken, shown = press(page, shown[0], pause_ms)
             if not shown:  # what follows has become doubtful
                 break
             along.append(taken)
@@ -241,12 +259,12 @@ def measure(page: Page, attributes: dict[str, str], keys: int) -> tuple[list[flo
     return asked[_WARM_UP:], along[_WARM_UP:], along_requests / max(1, rounds)
 
 
-def press(page: Page, key: str) -> tuple[float, str]:
+def press(page: Page, key: str, pause_ms: float) -> tuple[float, str]:
     """Press a key; return the milliseconds until ghost text was painted, and the ghost text or ""."""
     page.evaluate("painted.length = 0")
-    time.sleep(_MOMENTS.uniform(0, _FRAME_S))
+    time.sleep(pause_ms / 1e3 + _MOMENTS.uniform(0, _FRAME_S))
     page.keyboard.type(key)
-    # A pause as between two keys; ghost text after that is too late.
+    # Ghost text after that is too late.
     found = page.evaluate(
         """() => new Promise((done) => {
           const began = performance.now();

@@ -12,19 +12,21 @@ const COLOR = "var(--nextchar-color, color-mix(in srgb, currentColor 62%, transp
 const isAtEnd = (field) => field.selectionEnd === field.value.length;
 
 export class GhostText extends FieldHelper {
-  #shown = null; // {text, value, caret}: drawn for this value and caret
+  #shown = null; // {text, value, caret}: drawn for these
   #end = null; // the field's text with the last suggestion, which has
   #id = ""; // this name while the user types along
   #checking = null;
 
   constructor(field, client, options) {
     super(field, { "aria-autocomplete": "inline" });
-    this.layer = new GhostLayer(field);
-    this.options = options;
+    Object.assign(this, { options, mirror: new Mirror(field), before: create("span", { visibility: "hidden" }), wbr: create("wbr"),
+      after: create("span", { color: COLOR }) });
+    this.before.append("");
+    this.after.append("");
     this.suggester = new Suggester(client, options.model, { ...options, onError: (...what) => this.fail(...what) });
     this.suggester.onRest = () => this.update(true);
     this.on(document, "selectionchange", () => this.#shown && this.#isStale() && this.hide(), { capture: true });
-    this.on(field, "scroll", () => this.#shown && this.layer.scroll());
+    this.on(field, "scroll", () => this.#shown && this.mirror.scroll());
   }
 
   async update(isRest) {
@@ -78,6 +80,7 @@ export class GhostText extends FieldHelper {
   #accept(text) {
     const detail = { text, whole: text === this.#shown.text, id: this.#id };
     this.#clear();
+    this.mirror.box.remove(); // an undo step ends
     insertText(this.field, text);
     emit(this.field, "accept", detail);
   }
@@ -88,7 +91,7 @@ export class GhostText extends FieldHelper {
     const { value, selectionEnd: caret } = this.field;
     if (!this.#shown) this.#checking = setInterval(() => this.#check(), CHECK_EVERY_MS);
     this.#shown = { text, value, caret };
-    this.layer.draw(text);
+    this.#draw(text);
     const end = value.slice(0, caret) + text;
     if (end !== this.#end) {
       this.announceLater(this.options.announce(text));
@@ -99,10 +102,10 @@ export class GhostText extends FieldHelper {
     emit(this.field, "suggestion", { text, id: this.#id, model, tookMs, typed: 0 });
   }
 
-  // No event fires when the page changes the value, position or style.
+  // The page may change the value, position or style.
   #check() {
     if (this.#isStale() || !isEditable(this.field)) this.hide();
-    else this.layer.draw(this.#shown.text);
+    else this.mirror.fit(), this.#draw(this.#shown.text);
   }
 
   #isStale() {
@@ -115,59 +118,33 @@ export class GhostText extends FieldHelper {
     if (!this.#shown) return;
     this.#shown = null;
     clearInterval(this.#checking);
-    this.layer.clear();
+    // Later: a framework that removes the field may visit it next.
+    this.clearing = requestAnimationFrame(() => this.mirror.box.remove());
     this.announceLater("");
   }
-}
 
-class GhostLayer {
-  #top = 0; // of the text in the mirror, before scrolling
-  #mirror;
-
-  constructor(field) {
-    this.field = field;
-    this.#mirror = new Mirror(field);
-  }
-
-  draw(text) {
-    const mirror = this.#mirror;
-    mirror.fit();
-    const { value, selectionEnd: caret, localName, scrollHeight, clientHeight } = this.field;
-    // A long text is laid out from the caret's line on.
+  #draw(text) {
+    const { field, mirror, before, wbr, after } = this, isEnd = isAtEnd(field);
+    const { value, selectionEnd: caret, localName, clientHeight, scrollHeight } = field;
+    // A long text is drawn from the caret's line on.
     const isLong = localName === "textarea" && scrollHeight > clientHeight + 1;
-    const before = create("span", { visibility: "hidden" });
-    before.textContent = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
-    const after = create("span", { visibility: "hidden" });
-    after.textContent = value.slice(caret) + "\u200b"; // gives an empty last line its height
-    mirror.text.replaceChildren(before, after);
+    cancelAnimationFrame(this.clearing);
+    mirror.box.isConnected ? mirror.place() : mirror.fit();
+    if (!isEnd || mirror.text.childElementCount !== 3) mirror.text.replaceChildren(before, wbr, after);
+    before.firstChild.data = value.slice(isLong ? value.lastIndexOf("\n", caret - 1) + 1 : 0, caret);
+    after.firstChild.data = value.slice(caret) + "\u200b"; // gives an empty last line its height
     const padding = parseFloat(mirror.box.style.paddingTop) + parseFloat(mirror.box.style.paddingBottom);
-    this.#top = isLong ? scrollHeight - padding - mirror.text.offsetHeight : 0;
-    const ghost = create("span", { color: COLOR });
-    ghost.textContent = visible(text);
-    if (isAtEnd(this.field)) {
-      // The line may break before the suggestion; no word moves.
-      after.replaceWith(create("wbr"), ghost);
-    } else {
-      // It must move nothing, so it covers the text after the caret.
+    style(mirror.text, { top: isLong ? `${scrollHeight - padding - mirror.text.offsetHeight}px` : 0 });
+    style(after, { visibility: isEnd ? "" : "hidden" });
+    let ghost = after; // after a possible break
+    if (!isEnd) { // it moves nothing, so it covers the text after the caret
       const anchor = create("span", { position: "relative" });
-      style(ghost, { position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
-      if (/^./.test(value.slice(caret))) {
-        ghost.style.backgroundColor = getComputedStyle(this.field).backgroundColor;
-      }
+      ghost = create("span", { color: COLOR, position: "absolute", top: 0, whiteSpace: "pre", insetInlineStart: 0 });
+      if (/^./.test(value.slice(caret))) ghost.style.backgroundColor = getComputedStyle(field).backgroundColor;
+      ghost.append("");
       anchor.append("\u200b", ghost);
       before.after(anchor);
     }
-    this.scroll();
-  }
-
-  scroll() {
-    this.#mirror.scroll(this.#top);
-  }
-
-  // A microtask later: a framework that removes the field may visit the layer next.
-  clear() {
-    const { box, text } = this.#mirror;
-    text.replaceChildren();
-    queueMicrotask(() => text.firstChild || box.remove());
+    ghost.firstChild.data = visible(text);
   }
 }

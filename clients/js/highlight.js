@@ -45,7 +45,6 @@ export function highlight(element, { model, client, bits = MIN_BITS, live = fals
       mirror.fit();
       mirror.box.style.webkitTextFillColor = "transparent"; // except where it is marked
       mirror.text.textContent = text + "\u200b";
-      mirror.scroll();
     }
     unmark = mark(mirror ? mirror.text : element, spans);
     observer.takeRecords();

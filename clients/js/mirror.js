@@ -22,33 +22,36 @@ export class Mirror {
     this.field = field;
     this.box = create("div", { position: "absolute", overflow: "hidden", pointerEvents: "none", margin: 0, border: 0,
       background: "none", left: 0, top: 0, boxSizing: "border-box" }, { "aria-hidden": "true" });
-    this.text = create("div", { position: "relative" });
+    this.text = create("div", { position: "relative", flex: "1 0 auto" });
     this.box.append(this.text);
   }
 
   fit() {
+    const { field, box } = this, styles = getComputedStyle(field);
+    textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
+    style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: faster
+    style(box, field.localName === "input" ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
+    this.place();
+  }
+
+  place() {
     const { field, box } = this;
     if (box.previousSibling !== field) field.after(box);
     const styles = getComputedStyle(field);
-    textProperties ??= [...styles].filter((name) => TEXT_PROPERTY.test(name));
-    style(box, Object.fromEntries(textProperties.map((name) => [name, styles[name]]))); // read before one is set: that is costly
-    const isLine = field.localName === "input";
-    style(box, isLine ? { whiteSpace: "pre", display: "flex", alignItems: "center" } : { display: "block" });
-    if (isLine) style(this.text, { flex: "1 0 auto" });
-    const frame = field.getBoundingClientRect(); // after the page's transforms
+    const frame = field.getBoundingClientRect(), now = box.getBoundingClientRect(); // after the page's transforms
     const scale = frame.width / field.offsetWidth || 1;
     const borders = parseFloat(styles.borderLeftWidth) + parseFloat(styles.borderRightWidth);
     const scrollbar = Math.max(0, Math.round(field.offsetWidth - field.clientWidth - borders));
-    style(box, { width: `${frame.width / scale - borders - scrollbar}px`, height: `${field.clientHeight}px`,
-      zIndex: styles.zIndex });
-    const now = box.getBoundingClientRect();
     this.#left += (frame.left - now.left) / scale + field.clientLeft;
     this.#top += (frame.top - now.top) / scale + field.clientTop;
-    style(box, { left: `${this.#left}px`, top: `${this.#top}px` });
+    const place = { width: `${frame.width / scale - borders - scrollbar}px`, height: `${field.clientHeight}px`,
+      zIndex: styles.zIndex, left: `${this.#left}px`, top: `${this.#top}px` };
+    this.scroll();
+    style(box, place);
   }
 
-  scroll(top = 0) {
+  scroll() {
     const { scrollLeft, scrollTop } = this.field;
-    style(this.text, { transform: `translate(${-scrollLeft}px, ${top - scrollTop}px)` });
+    style(this.text, { transform: `translate(${-scrollLeft}px, ${-scrollTop}px)` });
   }
 }
