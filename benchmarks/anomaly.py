@@ -86,12 +86,7 @@ def main() -> None:
     for name, value in fast.items():
         print(f"{options.network} {name}: {value:,.0f} characters per second and core")
     print_json_line(
-        "anomaly",
-        preset=options.preset,
-        **_budget(options),
-        seed=options.seed,
-        sets=found,
-        speed=fast,
+        "anomaly", preset=options.preset, **_budget(options), seed=options.seed, sets=found, speed=fast
     )
 
 

@@ -105,11 +105,7 @@ _Source = Annotated[SourceName | None, Query(description="One source only. Defau
 @router.get("/{model}/counts", responses=error_responses(404, 422, 503))
 @needs("read")
 def get_line_counts(
-    services: ServicesDep,
-    access: AccessDep,
-    model: str,
-    source: _Source = None,
-    limit: Limit = DEFAULT_LIMIT,
+    services: ServicesDep, access: AccessDep, model: str, source: _Source = None, limit: Limit = DEFAULT_LIMIT
 ) -> LineCountsBody:
     """Get the counts that were added to the lines of a model's name, and what is left of them."""
     name = access.model_name(model)

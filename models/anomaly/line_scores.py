@@ -60,8 +60,7 @@ class LineScore(BaseModel):
     peak_bits: float | None = Field(None, description="The mean of the two highest surprisals.")
     total_bits: float | None = None
     score: float | None = Field(
-        None,
-        description="How rare the line is among normal ones, in bits; p-value and flag are based on it.",
+        None, description="How rare the line is among normal ones, in bits; p-value and flag are based on it."
     )
     p_value: float | None = Field(
         None,

@@ -96,12 +96,7 @@ class Scorer:
         return self._scored(originals, masked, surprisals)
 
     def read_stream(
-        self,
-        originals: Sequence[str],
-        state: State | None,
-        *,
-        fast: bool = False,
-        check: Check = no_check,
+        self, originals: Sequence[str], state: State | None, *, fast: bool = False, check: Check = no_check
     ) -> tuple[list[LineReading], State]:
         """Mask and read lines one after the other; see `models.runtime.surprisal.stream_surprisal`."""
         masked = list(map(self._masks.mask, originals))

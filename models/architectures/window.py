@@ -119,9 +119,7 @@ class WindowNetwork(ABC):
 
 def graph(config: NetworkConfig, weights: Weights) -> bytes:
     """Return the ONNX graph."""
-    from nextchar.models.architectures.onnx_graph import (
-        window_graph,  # imports onnx, which the API lacks
-    )
+    from nextchar.models.architectures.onnx_graph import window_graph  # imports onnx, which the API lacks
 
     assert config.context
     return window_graph(weights, context=config.context)

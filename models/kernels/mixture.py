@@ -88,12 +88,7 @@ from nextchar.models.kernels.mixture_arguments import (
 )
 from nextchar.models.kernels.mixture_contexts import read_character, write_features
 from nextchar.models.kernels.mixture_hashes import entries_of, single_of
-from nextchar.models.kernels.mixture_history import (
-    first_of_block,
-    pairs_of,
-    read_blocks,
-    same_characters,
-)
+from nextchar.models.kernels.mixture_history import first_of_block, pairs_of, read_blocks, same_characters
 
 EXPERTS = (
     "uint16[::1], int32[::1], uint32[::1], uint32[::1], uint32[::1], int32[:,::1], int32[::1],"

@@ -373,11 +373,7 @@ class GeneratingMixture(MixtureNetwork):
         return self.network.choose(logits, inverse_temperature, uniforms)
 
     def generate(
-        self,
-        ids: NDArray[np.int32],
-        state: State,
-        inverse_temperature: Floats,
-        uniforms: NDArray[np.float64],
+        self, ids: NDArray[np.int32], state: State, inverse_temperature: Floats, uniforms: NDArray[np.float64]
     ) -> tuple[NDArray[np.int32], Logits, State]:
         """Do T steps in one call, a choice after each but the last; see `LstmNetwork.generate`."""
         chosen = np.empty((len(uniforms), len(ids)), np.int32)

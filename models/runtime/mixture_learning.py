@@ -110,10 +110,7 @@ def learn_text(
 
     kept = np.ascontiguousarray(text, np.int32)
     table = characters_of(kept, vocabulary, is_records=is_records)
-    learned, seen = (
-        beginning(table, symbol_tree(kept[-_TREE_CHARACTERS:], table[:, KIND])),
-        Seen.never(),
-    )
+    learned, seen = (beginning(table, symbol_tree(kept[-_TREE_CHARACTERS:], table[:, KIND])), Seen.never())
     experts = experts_of(kept, learned, is_counted=False)
     state, no_logits = np.zeros((1, STATE_COLUMNS), np.float32), np.zeros((0, 0), np.float32)
     is_small = len(vocabulary) <= MAX_ADAPTED_VOCABULARY

@@ -12,12 +12,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from nextchar.store import logs
-from nextchar.store.logs import (
-    REQUEST_ID,
-    JsonFormatter,
-    TextFormatter,
-    set_job,
-)
+from nextchar.store.logs import REQUEST_ID, JsonFormatter, TextFormatter, set_job
 
 AT_S = 1795714803.1234
 

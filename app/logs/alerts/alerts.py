@@ -369,10 +369,7 @@ def _alert(figures: AlertFigures, decision: Decision | None, suppressions: Seque
         if one.until > now and one.runbook and one.matches(figures.template, figures.span)
     )
     return Alert(
-        figures=figures,
-        decision=decision,
-        suppressed_until=until,
-        suppression_runbook=next(runbooks, None),
+        figures=figures, decision=decision, suppressed_until=until, suppression_runbook=next(runbooks, None)
     )
 
 

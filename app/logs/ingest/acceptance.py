@@ -9,12 +9,7 @@ from redis.exceptions import RedisError
 
 from nextchar.app.logs.ingest.lines import MAX_BODY_BYTES, ParsedLines
 from nextchar.app.logs.ingest.records import Accepted, Batch, Request
-from nextchar.app.logs.ingest.schemas import (
-    IngestBody,
-    IngestProblem,
-    IngestQuery,
-    IngestStatusBody,
-)
+from nextchar.app.logs.ingest.schemas import IngestBody, IngestProblem, IngestQuery, IngestStatusBody
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.models.errors import InvalidInput, NotFound, TooLarge
 from nextchar.models.saved_model import SavedModel

@@ -283,13 +283,7 @@ class IngestScoring:
                 yield _Scored(entry, scorer, *by_text[text])
 
     def _scorer(
-        self,
-        loaded: Loaded,
-        name: str | None,
-        rate: float | None,
-        check: Check,
-        *,
-        explain: bool,
+        self, loaded: Loaded, name: str | None, rate: float | None, check: Check, *, explain: bool
     ) -> CalibratedScorer:
         """Return a scorer with the named calibration if one allows the rate, else the default's."""
         default = self.calibrations.find(loaded.saved, None)

@@ -25,15 +25,7 @@ from nextchar.app.logs.ingest.kept_lines import (
     key,
     lines_key,
 )
-from nextchar.app.logs.ingest.records import (
-    COUNTERS,
-    Accepted,
-    Batch,
-    Entry,
-    IngestLimits,
-    LineMeta,
-    Request,
-)
+from nextchar.app.logs.ingest.records import COUNTERS, Accepted, Batch, Entry, IngestLimits, LineMeta, Request
 from nextchar.app.logs.ingest.schemas import ConsumerBody, IngestProblem, IngestRates, IngestStatusBody
 from nextchar.models.errors import Conflict, TooLarge, Unavailable
 
@@ -353,16 +345,7 @@ class IngestStreams:
 
     def forget(self, model: str) -> bool:
         """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""
-        names = (
-            "failed",
-            "announced",
-            "flagged",
-            "counts",
-            "problem",
-            "recent",
-            "rules",
-            "change",
-        )
+        names = ("failed", "announced", "flagged", "counts", "problem", "recent", "rules", "change")
         keys = (lines_key(model), *(key(model, name) for name in names))
         return bool(self._redis.eval(_FORGET, len(keys), *keys, model))
 

@@ -94,9 +94,7 @@ def test_ids_of_json_lines_are_returned(service: Service) -> None:
     assert {one["error"]["code"] for one in found[2:4]} == {"malformed_line"}
 
 
-def test_bytes_that_are_not_utf8_are_reported_and_the_stream_continues(
-    service: Service,
-) -> None:
+def test_bytes_that_are_not_utf8_are_reported_and_the_stream_continues(service: Service) -> None:
     found = stream(service, b"ab\nca\xe9fe\n\xff\xfe\nab\n")
     assert [one.get("not_utf8") for one in found[1:-1]] == [
         None, {"offset": 5, "byte": "0xe9"}, {"offset": 9, "byte": "0xff"}, None

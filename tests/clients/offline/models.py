@@ -70,11 +70,7 @@ KINDS = {
     "bytes": Kind(1, 5, alphabet="bytes"),
     "network alone": Kind(3, 12, has_mixture=False),
     "log": Kind(
-        1,
-        18,
-        kind="log",
-        masks=("timestamp", "ip", "hex", r"user=\w+", "long_numbers"),
-        characters=40_000,
+        1, 18, kind="log", masks=("timestamp", "ip", "hex", r"user=\w+", "long_numbers"), characters=40_000
     ),
     "fixed weights": Kind(1, 20, adapts=False, characters=500),
 }

@@ -20,11 +20,7 @@ _SLICE = 16
 
 
 def anomalous_spans(
-    network: StepNetwork,
-    vocabulary: Vocabulary,
-    line: str,
-    *,
-    threshold: float,
+    network: StepNetwork, vocabulary: Vocabulary, line: str, *, threshold: float
 ) -> list[Span]:
     """Return the anomalous spans of a line of characters, in order."""
     ids = vocabulary.encode(line)

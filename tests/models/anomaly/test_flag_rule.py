@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextchar.models.anomaly.alerts import AlertKey
-from nextchar.models.anomaly.flag_rule import (
-    CHANGED_KEY,
-    WINDOW_LINES,
-    Change,
-    Evidence,
-    FlagRule,
-    Verdict,
-)
+from nextchar.models.anomaly.flag_rule import CHANGED_KEY, WINDOW_LINES, Change, Evidence, FlagRule, Verdict
 from nextchar.models.text.successors import Break
 from nextchar.models.text.templates import Templates
 

@@ -7,12 +7,7 @@ import pytest
 
 from nextchar.models.runtime.line_index import LineIndex
 from nextchar.models.runtime.requests import Completion, CompletionRequest, FinishReason
-from nextchar.models.runtime.suggestions import (
-    Replaced,
-    Suggester,
-    Suggestion,
-    SuggestionRequest,
-)
+from nextchar.models.runtime.suggestions import Replaced, Suggester, Suggestion, SuggestionRequest
 from nextchar.models.text.line_file import Lines
 from nextchar.models.text.masks import Masks, ModelMasks
 from nextchar.models.text.vocabulary import Vocabulary

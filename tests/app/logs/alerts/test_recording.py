@@ -6,13 +6,7 @@ import pytest
 from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
-from nextchar.app.logs.alerts.recording import (
-    EVICTED_KEY,
-    MAX_EXAMPLES,
-    MAX_INTERVALS,
-    Limits,
-    StreamEntries,
-)
+from nextchar.app.logs.alerts.recording import EVICTED_KEY, MAX_EXAMPLES, MAX_INTERVALS, Limits, StreamEntries
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.store.local_blobs import LocalBlobs
 from nextchar.store.open_blobs import open_blobs

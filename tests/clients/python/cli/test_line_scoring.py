@@ -294,10 +294,7 @@ def test_a_busy_service_is_retried_and_a_refusal_is_final(
     ("change", "sentence"),
     [
         (
-            {
-                "action": "examples",
-                "sentence": "6 new kinds, 9 of 200 lines: look.",
-            },
+            {"action": "examples", "sentence": "6 new kinds, 9 of 200 lines: look."},
             "6 new kinds, 9 of 200 lines: show one of each: nextchar score --model fake FILE --one-of-each;",
         ),
         (
