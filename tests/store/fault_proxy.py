@@ -27,6 +27,7 @@ class Fault:
         delay_s: wait for so many seconds before the request is forwarded.
         lost_answer: forward the request and close the connection without the answer.
         cut_after: close the connection after so many bytes of the answer's body.
+        before_cut: called before the connection is closed.
         stall_after: send nothing after so many bytes of the answer's body until the proxy stops.
         without: remove this header from the request.
     """
@@ -36,6 +37,7 @@ class Fault:
     delay_s: float = 0.0
     lost_answer: bool = False
     cut_after: int | None = None
+    before_cut: Callable[[], object] | None = None
     stall_after: int | None = None
     without: str | None = None
 
@@ -137,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(chunk[: limit - passed])
                 if fault.stall_after is not None:
                     self.proxy.stopping.wait()
+                if fault.before_cut is not None:
+                    fault.before_cut()
                 self._reset()
             self.wfile.write(chunk)
             passed += len(chunk)

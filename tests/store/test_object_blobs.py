@@ -117,12 +117,10 @@ def test_download_of_an_object_that_is_replaced_on_the_way_never_mixes_both(
     store: ObjectBlobs, proxy: FaultProxy, s3_url: str, limits: RetryLimits
 ) -> None:
     store.write("big", b"a" * 8 * MIB)
-    proxy.faults.append(Fault(cut_after=4 * MIB))
-    chunks = ObjectBlobs.at(s3_url, limits).stream("big")
-    received = next(chunks)
-    store.write("big", b"b" * 8 * MIB)
+    proxy.faults.append(Fault(cut_after=4 * MIB, before_cut=lambda: store.write("big", b"b" * 8 * MIB)))
+    received = b""
     with pytest.raises(Unavailable, match="replaced or deleted while it was read"):
-        for chunk in chunks:
+        for chunk in ObjectBlobs.at(s3_url, limits).stream("big"):
             received += chunk
     assert set(received) == {ord("a")}
 
