@@ -1,7 +1,4 @@
-"""What the events of suggestions add up to: read as `nextchar.app.acceptance.counting` has counted them.
-
-And as responses.
-"""
+"""Reads what `nextchar.app.acceptance.counting` has counted, adds it up, and makes responses of it."""
 
 import time
 from collections import Counter

@@ -299,7 +299,7 @@ class FlagRule:
             if record:
                 rule.lines, rule.rare, rule.unusual = map(int, record["counts"])
                 rule._scores = {str(of): dict(counts) for of, counts in record["scores"].items()}
-                rule._seen = Counter({str(of): int(n) for of, n in Counter(record["seen"]).items()})
+                rule._seen = Counter({str(of): int(n) for of, n in Counter(record.get("seen", ())).items()})
                 rule._flagged = {str(of): int(count) for of, count in record["flagged"].items()}
                 rule._builder.restore([(tuple(tokens), word) for tokens, word in record["templates"]])
                 rule._kinds = {

@@ -313,8 +313,8 @@ def _is_sorted(lines: Sequence[str]) -> bool:
 
 def _is_table(lines: Sequence[str]) -> bool:
     """Return whether most lines have the same columns: two if one has numbers, or else three, or keys."""
-    keys = Counter(tuple(_KEY.findall(line)) for line in lines)
-    if any(len(own) > 2 and count >= _MIN_ROWS * len(lines) for own, count in keys.most_common(1)):
+    keys, count = Counter(tuple(_KEY.findall(line)) for line in lines).most_common(1)[0]
+    if len(keys) > 2 and count >= _MIN_ROWS * len(lines):
         return True
     lines = [_QUOTED.sub('""', line) for line in lines]
     for delimiter in "\t,;|":

@@ -1,7 +1,9 @@
 """Which lines are flagged, which are repeats, and why."""
 
+import json
 import random
 import tracemalloc
+import zlib
 from collections.abc import Sequence
 
 import pytest
@@ -226,6 +228,15 @@ def test_kinds_take_little_memory_however_many_there_are() -> None:
     assert tracemalloc.get_traced_memory()[1] < 20 << 20
     tracemalloc.stop()
     assert len(rule.dump()) < 1 << 20
+
+
+def test_state_with_breaks_in_a_list_or_without_any_is_read() -> None:
+    rule, one = FlagRule(0.01, KNOWN), broken("mars", "text")
+    rare(rule, "fan 1 of the power supply stopped turning", 12.0, [one])
+    record = json.loads(zlib.decompress(rule.dump()))
+    for older in (record | {"seen": list(record["seen"])}, {k: v for k, v in record.items() if k != "seen"}):
+        again = FlagRule.load(zlib.compress(json.dumps(older).encode()), 0.01, KNOWN)
+        assert (again.lines, again._was_seen(one)) == (rule.lines, "seen" in older)
 
 
 def test_damaged_state_starts_again() -> None:
