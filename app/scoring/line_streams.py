@@ -33,14 +33,14 @@ from nextchar.app.http.services import Services
 from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
-from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.schemas import ChangeBody, StreamBody, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
-from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer
+from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
 from nextchar.models.anomaly.flag_rule import FlagRule
 from nextchar.models.anomaly.line_scores import StoredCalibration
-from nextchar.models.anomaly.stream_scorer import RareLine, StreamScorer, json_line
+from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.errors import DomainError
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import State
@@ -340,10 +340,10 @@ class BodyScorer(StreamScorer):
             record["change"] = ChangeBody.of(change).model_dump()
         return json_line(record)
 
-    def record(self, rare: Sequence[RareLine]) -> None:
+    def record(self, rare: Sequence[Judged]) -> None:
         """Record flagged lines and repeats in the model's alerts."""
         if self.query.alerts:
-            self._earlier.record(occurrences_of(self.scorer, rare, source=self.query.source))
+            self._earlier.record_rare(self.scorer, rare, source=self.query.source)
 
 
 def resume(scorer: CalibratedScorer, lock: StreamLock) -> State | None:

@@ -36,7 +36,7 @@ from nextchar.app.scoring.calibration_schemas import (
     EvaluationBody,
     calibration_body,
 )
-from nextchar.app.scoring.earlier_lines import EarlierLines, occurrences_of
+from nextchar.app.scoring.earlier_lines import EarlierLines
 from nextchar.app.scoring.evaluation import evaluate, reads_training_text
 from nextchar.app.scoring.line_streams import (
     LINE_TYPES,
@@ -50,11 +50,10 @@ from nextchar.app.scoring.line_streams import (
 from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ChangeBody, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Limits, StreamLock, StreamLocks, Streams
-from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer
+from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, Judged
 from nextchar.models.anomaly.calibration_builder import calibrate_model
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions
 from nextchar.models.anomaly.scorer import LineReading
-from nextchar.models.anomaly.stream_scorer import RareLine
 from nextchar.models.errors import InvalidInput
 from nextchar.models.runtime.session import no_check
 from nextchar.models.text.lines import LineParser, lines_of
@@ -199,17 +198,17 @@ def _score_lines(
     else:
         lines, state = scorer.read_stream(originals, state)
     written: list[str] = []
-    rare: list[RareLine] = []
+    rare: list[Judged] = []
     now = time.time()
     for line, score in zip(lines, scorer.scores(lines), strict=True):
         judged = scorer.judge(score, line, now=now)
         if judged.key:
-            rare.append(RareLine(line, judged))
+            rare.append(judged)
         written.append(_line_json(scorer, line, judged.score))
     stream = save_stream(scorer, turn, state, lines=len(lines)) if turn else None
     services[ScoredLines].add(scorer.loaded.saved.card.name, len(lines))
     if body.alerts:
-        services[EarlierLines].record(occurrences_of(scorer, rare, source=body.source))
+        services[EarlierLines].record_rare(scorer, rare, source=body.source)
     change = scorer.change
     response = _body(scorer, lines, stream=stream, change=change and ChangeBody.of(change))
     return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})

@@ -12,9 +12,9 @@ and for every version of the model.
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from nextchar.models.anomaly.spans import Span
 from nextchar.models.text.line_tokens import WILDCARD
@@ -70,44 +70,55 @@ class AlertKey:
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One flagged line.
+    """One line that is flagged or a repeat.
 
     Attributes:
-        model: the model's name, without its version. template: as it is shown. span: the span key of its
-        AlertKey. line: the original text. spans: its anomalous characters, as positions in `line`. time: when
-        the line arrived, in Unix seconds. line_time: the time in the line, if it could be parsed. source:
-        where it came from, as far as it is known. entry: the id of the entry of a Redis stream that brought
-        it, if one did. estimated_p: the p-value without the bound that the number of calibration lines sets,
-        if it was estimated. value: that of its AlertKey. owner: the API key that sent it, "" if none.
+        model: the model's name, without its version. line: the original text. spans: its anomalous
+        characters, as positions in `line`. estimated_p: the p-value without the bound that the number of
+        calibration lines sets. time: when the line arrived, in Unix seconds. line_time: the time in the line,
+        if it could be parsed. source: where it came from, as far as it is known. entry: the id of the entry
+        of a Redis stream that brought it, if one did. owner: the API key that sent it, "" if none.
     """
 
+    key: AlertKey
     model: str
     version: int
-    template_id: str
-    template: str
-    span: str
     line: str
     score: float
     p_value: float
-    spans: tuple[Span, ...]
+    estimated_p: float
+    spans: Sequence[Span]
     time: float
-    alert_id: str
     line_time: float | None = None
     source: str = ""
     entry: str | None = None
-    estimated_p: float | None = None
-    value: str = ""
     owner: str = ""
 
     @property
-    def severity(self) -> Severity:
-        """How rare the line is."""
-        return severity_of(self.rarity)
+    def alert_id(self) -> str:
+        """The id of its alert."""
+        return self.key.alert_id(self.model)
 
-    @property
-    def rarity(self) -> float:
-        """The estimated p-value, or the p-value if there is no estimate."""
-        return self.p_value if self.estimated_p is None else self.estimated_p
+    def dump(self) -> dict[str, Any]:
+        """Return what is kept of it, for JSON: its texts are cut, and what is unknown is left out."""
+        spans = [
+            asdict(span)
+            | {"end": min(span.end, MAX_LINE_CHARACTERS), "expected": (span.expected or "")[:100] or None}
+            for span in self.spans[:_MAX_SPANS]
+            if span.start < MAX_LINE_CHARACTERS
+        ]
+        kept: dict[str, Any] = {
+            "id": self.alert_id,
+            "template_id": self.key.template_id,
+            "template": _writable(self.key.template[:MAX_TEMPLATE_CHARACTERS]),
+            "span": _writable(self.key.span),
+            "value": _writable(self.key.value),
+            "line": _writable(self.line[:MAX_LINE_CHARACTERS]),
+            "spans": spans,
+            "source": _writable(self.source[:200]),
+        }
+        names = ("model", "version", "score", "p_value", "estimated_p", "time", "line_time", "owner")
+        return kept | {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
@@ -132,49 +143,6 @@ class AlertLabel:
         if self.label != "normal" or not self.covers(value):
             return score
         return max(0.0, score - (self.score if self.values is None else self.values[value]))
-
-
-def occurrence(
-    key: AlertKey,
-    *,
-    model: str,
-    version: int,
-    line: str,
-    score: float,
-    p_value: float,
-    spans: Sequence[Span],
-    time: float,
-    line_time: float | None = None,
-    source: str = "",
-    entry: str | None = None,
-    estimated_p: float | None = None,
-    owner: str = "",
-) -> Occurrence:
-    """Return the occurrence of a flagged line, its texts cut to what is stored."""
-    shown = [
-        replace(span, end=min(span.end, MAX_LINE_CHARACTERS), expected=(span.expected or "")[:100] or None)
-        for span in spans[:_MAX_SPANS]
-        if span.start < MAX_LINE_CHARACTERS
-    ]
-    return Occurrence(
-        model=model,
-        version=version,
-        template_id=key.template_id,
-        template=_writable(key.template[:MAX_TEMPLATE_CHARACTERS]),
-        span=_writable(key.span),
-        line=_writable(line[:MAX_LINE_CHARACTERS]),
-        score=score,
-        p_value=p_value,
-        spans=tuple(shown),
-        time=time,
-        alert_id=key.alert_id(model),
-        line_time=line_time,
-        source=_writable(source[:200]),
-        entry=entry,
-        estimated_p=estimated_p,
-        value=_writable(key.value),
-        owner=owner,
-    )
 
 
 def alert_key_of(text: str, spans: Sequence[Span], *, template: str | None = None) -> AlertKey:

@@ -6,15 +6,16 @@ bytes, before masking; the model reads lines masked like the text it was trained
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from nextchar.models.anomaly.aggregate import peak_bits
-from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, alert_key_of
+from nextchar.models.anomaly.alerts import AlertKey, AlertLabel, Occurrence, alert_key_of
 from nextchar.models.anomaly.calibration import UNUSUAL
 from nextchar.models.anomaly.flag_rule import MAX_EXAMPLE_CHARACTERS, Change, Evidence, FlagRule
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, Span, StoredCalibration
@@ -25,6 +26,7 @@ from nextchar.models.errors import InvalidInput
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.runtime.session import Check, State, no_check
 from nextchar.models.text.events import fingerprint
+from nextchar.models.text.line_time import line_time
 from nextchar.models.text.vocabulary import UNKNOWN_ID
 
 DECIMALS = 4
@@ -58,9 +60,13 @@ class _Scores:
 
 
 class Judged(NamedTuple):
-    """A line's score by the flag rule; if it is rare, the key of its alert and its estimated p-value."""
+    """A line's score by the flag rule; if it is rare, also what was read, and of its alert the key.
+
+    A rare line is flagged or a repeat.
+    """
 
     score: LineScore
+    line: LineReading | None = None
     key: AlertKey | None = None
     estimated_p: float = 1.0
 
@@ -150,11 +156,11 @@ class CalibratedScorer:
         if not rule or not found:
             return Judged(score)
         if not together:
-            return Judged(score, found.key, found.estimated_p)
+            return Judged(score, line, found.key, found.estimated_p)
         verdict = rule.judge(found, now=now)
         key = replace(verdict.key, value=found.key.value)
         p = verdict.estimated_p if verdict.is_flagged else score.p_value or 1.0
-        return Judged(score.model_copy(update=verdict.changes(self.loaded.saved.card.name)), key, p)
+        return Judged(score.model_copy(update=verdict.changes(self.loaded.saved.card.name)), line, key, p)
 
     @property
     def judges_together(self) -> bool:
@@ -200,9 +206,33 @@ class CalibratedScorer:
             return AlertKey(pattern, "")  # of an event of several lines, the fingerprint says what it is
         return alert_key_of(line.masked.text, self._flagged_spans(line, {}), template=pattern)
 
-    def flagged_spans(self, line: LineReading) -> list[Span]:
-        """Return the anomalous spans of a flagged line, without explaining it."""
-        return _to_original(self._flagged_spans(line, {}), line)
+    def occurrence(self, rare: Judged, *, arrived: float | None = None, **known: Any) -> Occurrence:
+        """Return the occurrence of a rare line that arrived then, in Unix seconds, by default now.
+
+        `known` are further fields of it. Its score is not lowered by a label of its alert, since the next
+        label lowers scores by it; its p-values are.
+        """
+        score, line, key, estimated_p = rare
+        assert self.calibration and line and key and score.p_value is not None, "the line is rare"
+        spans = score.spans or _to_original(self._flagged_spans(line, {}), line)
+        unlowered = score.score
+        if score.label == "normal":
+            scores, _ = self.calibration.calibration.score([line.surprisal])
+            unlowered = round(float(scores[0]), DECIMALS)
+        text = self.loaded.vocabulary.to_text(line.original)
+        arrived = time.time() if arrived is None else arrived
+        about: dict[str, Any] = {
+            "model": self.loaded.saved.card.name,
+            "version": self.loaded.saved.card.version,
+            "line": text,
+            "score": unlowered,
+            "p_value": score.p_value,
+            "estimated_p": estimated_p,
+            "spans": [MaskedSpan(**dict(span)) for span in spans],
+            "time": arrived,
+            "line_time": line_time(text, now=arrived),
+        }
+        return Occurrence(key, **about | known)
 
     def text_score(self, line: LineReading) -> LineScore:
         """Return the spans of a text, flagged or not, and its score if it is one line or event.

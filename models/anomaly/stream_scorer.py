@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from nextchar.models.anomaly.alerts import AlertLabel
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged, is_unusual
@@ -28,13 +28,6 @@ characters."""
 
 SCORE_BYTES = 1_500
 """The approximate memory of a cached score, without its line."""
-
-
-class RareLine(NamedTuple):
-    """A line that is flagged or a repeat, and what was decided of it."""
-
-    line: LineReading
-    judged: Judged
 
 
 class StreamScorer:
@@ -116,7 +109,7 @@ class StreamScorer:
             if record := self._record(line, next(scores) if line.text is not None else None):
                 yield record
 
-    def record(self, rare: Sequence[RareLine]) -> None:
+    def record(self, rare: Sequence[Judged]) -> None:
         """Record flagged lines and repeats; here, nowhere."""
 
     def _score_texts(self, texts: list[str]) -> list[LineScore]:
@@ -144,9 +137,7 @@ class StreamScorer:
         """Return the scores of lines by the flag rule; `lines` are needed if they are rare."""
         now = time.time()
         judged = [self.scorer.judge(score, line, now=now) for score, line in zip(scores, lines, strict=True)]
-        self.record(
-            [RareLine(line, one) for line, one in zip(lines, judged, strict=True) if line and one.key]
-        )
+        self.record([one for one in judged if one.key])
         return [one.score for one in judged]
 
     def _keep(self, text: str, score: LineScore) -> None:

@@ -29,13 +29,13 @@ scores.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from redis import Redis
 
-from nextchar.models.anomaly.alerts import CRITICAL_P, WARNING_P, AlertKey, Occurrence, severity_of
+from nextchar.models.anomaly.alerts import CRITICAL_P, SEVERITIES, WARNING_P, AlertKey, Occurrence
 from nextchar.models.text.line_tokens import WILDCARD
 
 MAX_EXAMPLES = 5
@@ -99,52 +99,52 @@ end
 
 _RECORD = f"""
 {FORGET}
-local batch = cjson.decode(ARGV[1])
 local function lowest(a, b) if a and b then return math.min(a, b) end return a or b end
 local function highest(a, b) if a and b then return math.max(a, b) end return a or b end
-local function nil_if_null(value) if value == cjson.null then return nil end return value end
+local function rank_of(p) return p <= {CRITICAL_P} and 2 or p <= {WARNING_P} and 1 or 0 end
+local severities = {{[0] = '{SEVERITIES[0]}', '{SEVERITIES[1]}', '{SEVERITIES[2]}'}}
+local numbers = {{'count', 'first_seen', 'last_seen', 'first_line_time', 'last_line_time', 'score', 'p_value',
+  'estimated_p', 'interval_s'}}
+local lists = {{'examples', 'counts', 'sources', 'values'}}
 
-local function add_examples(kept, new)
-  for _, example in ipairs(new) do
-    local known = false
-    for _, other in ipairs(kept) do known = known or other.line == example.line end
-    if not known then
-      local at = #kept + 1
-      while at > 1 and kept[at - 1].score < example.score do at = at - 1 end
-      table.insert(kept, at, example)
-      kept[{MAX_EXAMPLES} + 1] = nil
-    end
-  end
+local function add_example(kept, example)
+  for _, other in ipairs(kept) do if other.line == example.line then return end end
+  local at = #kept + 1
+  while at > 1 and kept[at - 1].score < example.score do at = at - 1 end
+  table.insert(kept, at, example)
+  kept[{MAX_EXAMPLES} + 1] = nil
 end
 
-local function add_values(kept, new)
-  for value, one in pairs(new) do
-    local known = kept[value]
-    if known then
-      known.count = known.count + one.count
-      known.estimated_p = math.min(known.estimated_p, one.estimated_p)
-      if one.score > known.score then known.score, known.line = one.score, one.line end
-    else
-      kept[value] = one
-    end
-  end
+local function add_value(kept, one)
+  local known = kept[one.value] or {{count = 0, score = -math.huge, estimated_p = one.estimated_p}}
+  kept[one.value] = known
+  known.count, known.estimated_p = known.count + 1, math.min(known.estimated_p, one.estimated_p)
+  if one.score > known.score then known.score, known.line = one.score, one.value_line end
+end
+
+local function drop_values(kept)
   local scores = {{}}
   for value, one in pairs(kept) do scores[#scores + 1] = {{one.score, value}} end
   table.sort(scores, function(a, b) return a[1] > b[1] or (a[1] == b[1] and a[2] < b[2]) end)
   for i = {MAX_VALUES} + 1, #scores do kept[scores[i][2]] = nil end
 end
 
-local function add_counts(counts, interval_s, start, new)
-  for _, pair in ipairs(new) do
-    local at = math.max(0, math.floor((pair[1] - start) / interval_s))
+local function add_source(kept, source)
+  for _, other in ipairs(kept) do if other == source then return end end
+  if source ~= '' and #kept < {_MAX_SOURCES} then kept[#kept + 1] = source end
+end
+
+local function add_counts(counts, interval_s, start, times)
+  for _, time in ipairs(times) do
+    local at = math.max(0, math.floor((math.floor(time) - start) / interval_s))
     while at >= {MAX_INTERVALS} do
       local merged = {{}}
       for i = 1, #counts, 2 do merged[#merged + 1] = counts[i] + (counts[i + 1] or 0) end
       counts, interval_s = merged, interval_s * 2
-      at = math.floor((pair[1] - start) / interval_s)
+      at = math.floor((math.floor(time) - start) / interval_s)
     end
     while #counts <= at do counts[#counts + 1] = 0 end
-    counts[at + 1] = counts[at + 1] + pair[2]
+    counts[at + 1] = counts[at + 1] + 1
   end
   return counts, interval_s
 end
@@ -158,13 +158,9 @@ local function evict_first(of)
   redis.call('zrem', of, id)
   if not model then return end
   redis.call('hincrby', '{EVICTED}', model, 1)
-  local sum = evicted[model] or {{count = 0, version = version, examples = {{}}}}
-  evicted[model] = sum
-  sum.count = sum.count + 1
-  sum.score = highest(sum.score, tonumber(score))
-  sum.p_value = lowest(sum.p_value, tonumber(p_value))
-  sum.estimated_p = lowest(sum.estimated_p, tonumber(estimated_p or p_value))
-  add_examples(sum.examples, {{cjson.decode(examples)[1]}})
+  evicted[#evicted + 1] = {{model = model, version = version, score = tonumber(score),
+    p_value = tonumber(p_value), estimated_p = tonumber(estimated_p or p_value),
+    example = cjson.decode(examples)[1]}}
 end
 
 local function total_bytes()
@@ -173,72 +169,78 @@ local function total_bytes()
   return sum
 end
 
-local function record(group)
-  local key = '{ALERT}' .. group.id
-  local names = {{'count', 'first_seen', 'last_seen', 'first_line_time', 'last_line_time', 'score', 'p_value',
-    'estimated_p', 'interval_s'}}
-  local old = {{}}
-  for i, value in ipairs(redis.call('hmget', key, unpack(names))) do
-    old[names[i]] = tonumber(value or nil)
+local alerts = {{}} -- that this call has changed, by their ids
+local function load(id)
+  local alert = {{times = {{}}}}
+  for i, value in ipairs(redis.call('hmget', '{ALERT}' .. id, unpack(numbers))) do
+    alert[numbers[i]] = tonumber(value or nil)
   end
-  local stored = redis.call('hmget', key, 'examples', 'counts', 'sources', 'values')
-  local examples = cjson.decode(stored[1] or '[]')
-  add_examples(examples, group.examples)
-  local values = cjson.decode(stored[4] or '{{}}')
-  add_values(values, group.values or {{}})
-  local sources, known = cjson.decode(stored[3] or '[]'), {{}}
-  for _, source in ipairs(sources) do known[source] = true end
-  for _, source in ipairs(group.sources) do
-    if not known[source] and #sources < {_MAX_SOURCES} then sources[#sources + 1] = source end
-    known[source] = true
+  alert.is_new = not alert.count
+  for i, value in ipairs(redis.call('hmget', '{ALERT}' .. id, unpack(lists))) do
+    alert[lists[i]] = cjson.decode(value or '{{}}')
   end
-  local start = old.first_seen or group.first_seen
-  local counts, interval_s = add_counts(
-    cjson.decode(stored[2] or '[]'), old.interval_s or {FIRST_INTERVAL_S}, start, group.times)
-  local last_seen = highest(old.last_seen, group.last_seen)
-  local fields = {{
-    first_seen = start, last_seen = last_seen,
-    first_line_time = lowest(old.first_line_time, nil_if_null(group.first_line_time)),
-    last_line_time = highest(old.last_line_time, nil_if_null(group.last_line_time)),
-    score = highest(old.score, group.score), p_value = lowest(old.p_value, group.p_value),
-    estimated_p = lowest(old.estimated_p or old.p_value, group.estimated_p),
-    interval_s = interval_s,
-  }}
-  for name, value in pairs(fields) do redis.call('hset', key, name, string.format('%.17g', value)) end
-  redis.call('hset', key, 'model', group.model, 'version', group.version, 'template_id', group.template_id,
-    'template', group.template, 'span', group.span, 'examples', cjson.encode(examples),
-    'counts', cjson.encode(counts), 'values', cjson.encode(values),
-    'sources', #sources > 0 and cjson.encode(sources) or '[]')
-  redis.call('hincrby', key, 'count', group.count)
+  alerts[id] = alert
+  return alert
+end
+
+local function record(one)
+  local alert = alerts[one.id] or load(one.id)
+  alert.first = alert.first or one
+  if not alert.newest or one.time >= alert.newest.time then alert.newest = one end
+  alert.count = (alert.count or 0) + 1
+  alert.times[#alert.times + 1] = one.time
+  if alert.is_new then alert.first_seen = lowest(alert.first_seen, one.time) end
+  alert.last_seen = highest(alert.last_seen, one.time)
+  alert.first_line_time = lowest(alert.first_line_time, one.line_time)
+  alert.last_line_time = highest(alert.last_line_time, one.line_time)
+  alert.score = highest(alert.score, one.score)
+  alert.estimated_p = lowest(alert.estimated_p or alert.p_value, one.estimated_p)
+  alert.p_value = lowest(alert.p_value, one.p_value)
+  add_example(alert.examples, one.example or {{line = one.line, score = one.score, p_value = one.p_value,
+    spans = one.spans, value = one.value, time = one.time, line_time = one.line_time, source = one.source}})
+  add_source(alert.sources, one.source)
+  if one.value then add_value(alert.values, one) end
+  local severity = severities[rank_of(one.estimated_p)]
+  if alert.count == 1 then redis.call('hincrby', '{OPENED}', severity .. ' ' .. one.model, 1) end
+  if not one.rank then redis.call('hincrby', '{LINES}', severity .. ' ' .. one.model, 1) end
+end
+
+local function save(id, alert)
+  local key, one = '{ALERT}' .. id, alert.newest
+  alert.counts, alert.interval_s = add_counts(
+    alert.counts, alert.interval_s or {FIRST_INTERVAL_S}, alert.first_seen, alert.times)
+  drop_values(alert.values)
+  for _, name in ipairs(numbers) do
+    if alert[name] then redis.call('hset', key, name, string.format('%.17g', alert[name])) end
+  end
+  local examples, values = cjson.encode(alert.examples), cjson.encode(alert.values)
+  local _, owner = size_of(id)
+  owner = owner or alert.first.owner
+  redis.call('hset', key, 'model', one.model, 'version', one.version, 'template_id', one.template_id,
+    'template', one.template, 'span', one.span, 'owner', owner, 'examples', examples, 'values', values,
+    'counts', cjson.encode(alert.counts),
+    'sources', #alert.sources > 0 and cjson.encode(alert.sources) or '[]')
   redis.call('expire', key, {TTL_S})
-  redis.call('zadd', '{ALERTS}', 'GT', ARGV[4], group.id)
-  local rank = group.rank or
-    (fields.estimated_p <= {CRITICAL_P} and 2 or fields.estimated_p <= {WARNING_P} and 1 or 0)
-  local of_model = '{ALERTS_OF_MODEL}' .. group.model
-  redis.call('zadd', of_model, rank * {_RANK} + last_seen, group.id)
-  local _, owner = size_of(group.id)
-  owner = owner or group.owner
-  redis.call('hset', key, 'owner', owner)
-  local texts = #cjson.encode(examples) + #cjson.encode(values)
-  local bytes = {_OVERHEAD_BYTES} + texts + 2 * #group.template
-  resize(group.id, bytes, owner, rank * {_RANK} + tonumber(ARGV[4]))
-  for severity, count in pairs(group.severities) do
-    redis.call('hincrby', '{LINES}', severity .. ' ' .. group.model, count)
-  end
-  if not old.count then redis.call('hincrby', '{OPENED}', group.severity .. ' ' .. group.model, 1) end
+  redis.call('zadd', '{ALERTS}', 'GT', ARGV[4], id)
+  local rank = one.rank or rank_of(alert.estimated_p)
+  local of_model = '{ALERTS_OF_MODEL}' .. one.model
+  redis.call('zadd', of_model, rank * {_RANK} + alert.last_seen, id)
+  local bytes = {_OVERHEAD_BYTES} + #examples + #values + 2 * #one.template
+  resize(id, bytes, owner, rank * {_RANK} + tonumber(ARGV[4]))
   changed[of_model] = true
 end
 
-for _, entry in ipairs(batch) do
+for _, entry in ipairs(cjson.decode(ARGV[1])) do
   local is_new = true
   if ARGV[5] then
     is_new = redis.call('xack', ARGV[5], ARGV[6], entry.id) == 1
     if is_new then redis.call('xdel', ARGV[5], entry.id) end
   end
   if is_new then
-    for _, group in ipairs(entry.groups) do record(group) end
+    for _, one in ipairs(entry.occurrences) do record(one) end
   end
 end
+for id, alert in pairs(alerts) do save(id, alert) end
 local expired = redis.call('time')[1] - {TTL_S}
 for _, id in ipairs(redis.call('zrangebyscore', '{ALERTS}', '-inf', expired)) do forget(id) end
 for of_model in pairs(changed) do
@@ -288,125 +290,50 @@ def record(
     Raises:
         ValueError: an occurrence names no entry of `acknowledge`.
     """
-    by_entry: dict[str | None, list[Occurrence]] = {}
+    found = sorted(occurrences, key=lambda one: -one.score)
     if acknowledge:
-        by_entry = {entry: [] for entry in acknowledge.ids}
-        if unknown := {one.entry for one in occurrences} - by_entry.keys():
+        by_entry: dict[str | None, list[dict[str, Any]]] = {entry: [] for entry in acknowledge.ids}
+        if unknown := {one.entry for one in found} - by_entry.keys():
             raise ValueError(f"occurrences of entries that are not acknowledged: {unknown}")
-    for one in occurrences:
-        by_entry.setdefault(one.entry if acknowledge else None, []).append(one)
+        for one in found:
+            by_entry[one.entry].append(_of_script(one))
+        entries = [{"id": entry, "occurrences": of_entry} for entry, of_entry in by_entry.items()]
+    else:
+        entries = [{"occurrences": [_of_script(one)]} for one in found]
     arguments = (str(limits.max_per_model), str(limits.max_bytes), repr(recorded_at))
     stream = (acknowledge.stream, acknowledge.group) if acknowledge else ()
-    for batch in _batches(by_entry):
+    for batch in _batches(entries):
         result = cast(str, redis.eval(_RECORD, 0, json.dumps(batch), *arguments, *stream))
-        evicted: Mapping[str, Any] = json.loads(result) or {}
-        if evicted:
-            groups = [_summary(model, sums, now=recorded_at) for model, sums in evicted.items()]
-            redis.eval(_RECORD, 0, json.dumps([{"groups": groups}]), *arguments)
+        if evicted := json.loads(result):
+            summed_up = [{"occurrences": [_of_evicted(one, now=recorded_at)]} for one in evicted]
+            redis.eval(_RECORD, 0, json.dumps(summed_up), *arguments)
 
 
-def _batches(by_entry: dict[str | None, list[Occurrence]]) -> list[list[dict[str, Any]]]:
-    """Return the entries, each with its occurrences merged by alert, in batches of about _BATCH."""
-    batches: list[list[dict[str, Any]]] = [[]]
+def _batches(entries: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the entries in batches of about _BATCH."""
+    batch: list[dict[str, Any]] = []
     size = 0
-    for entry, occurrences in by_entry.items():
-        if size and size + len(occurrences) > _BATCH:
-            batches.append([])
-            size = 0
-        size += len(occurrences) + 1
-        groups: dict[str, list[Occurrence]] = {}
-        for one in occurrences:
-            groups.setdefault(one.alert_id, []).append(one)
-        batches[-1].append({"id": entry or "", "groups": [_merged(group) for group in groups.values()]})
-    return batches if batches[0] else []
+    for entry in entries:
+        lines = len(entry["occurrences"])
+        if size and size + lines > _BATCH:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += lines + 1
+    if batch:
+        yield batch
 
 
-def _merged(occurrences: Sequence[Occurrence]) -> dict[str, Any]:
-    """Return what the script adds to an alert for these occurrences of it."""
-    newest = max(occurrences, key=lambda one: one.time)
-    line_times = [one.line_time for one in occurrences if one.line_time is not None]
-    times: dict[int, int] = {}
-    severities: dict[str, int] = {}
-    for one in occurrences:
-        times[int(one.time)] = times.get(int(one.time), 0) + 1
-        severities[one.severity] = severities.get(one.severity, 0) + 1
-    distinct = {one.line: one for one in sorted(occurrences, key=lambda one: one.score)}
-    examples = sorted(distinct.values(), key=lambda one: -one.score)[:MAX_EXAMPLES]
-    rarest = min(one.rarity for one in occurrences)
-    return {
-        "id": newest.alert_id,
-        "model": newest.model,
-        "version": newest.version,
-        "template_id": newest.template_id,
-        "template": newest.template,
-        "span": newest.span,
-        "count": len(occurrences),
-        "first_seen": min(one.time for one in occurrences),
-        "last_seen": newest.time,
-        "first_line_time": min(line_times, default=None),
-        "last_line_time": max(line_times, default=None),
-        "score": max(one.score for one in occurrences),
-        "p_value": min(one.p_value for one in occurrences),
-        "estimated_p": rarest,
-        "severity": severity_of(rarest),
-        "severities": severities,
-        "times": sorted(times.items()),
-        "sources": sorted({one.source for one in occurrences if one.source})[:_MAX_SOURCES],
-        "examples": [_example(one) for one in examples],
-        "values": _values(occurrences),
-        "owner": newest.owner,
-    }
-
-
-def _values(occurrences: Sequence[Occurrence]) -> dict[str, dict[str, Any]]:
-    """Return of each value its number of lines, its highest score and lowest p-value, and its rarest line."""
-    found: dict[str, dict[str, Any]] = {}
-    for one in sorted(occurrences, key=lambda one: -one.score):
-        value = found.setdefault(
-            one.value,
-            {
-                "count": 0,
-                "score": one.score,
-                "estimated_p": one.rarity,
-                "line": one.line[:MAX_VALUE_LINE_CHARACTERS],
-            },
-        )
-        value["count"] += 1
-        value["estimated_p"] = min(value["estimated_p"], one.rarity)
-    return found
-
-
-def _summary(model: str, evicted: Mapping[str, Any], *, now: float) -> dict[str, Any]:
-    """Return what the script adds to the alert that sums up a model's evicted ones, which is evicted last."""
-    return {
-        **evicted,
-        "id": EVICTED_KEY.alert_id(model),
-        "model": model,
-        "template_id": EVICTED_KEY.template_id,
-        "template": EVICTED_KEY.template,
-        "span": EVICTED_KEY.span,
-        "first_seen": now,
-        "last_seen": now,
-        "first_line_time": None,
-        "last_line_time": None,
-        "severity": severity_of(evicted["estimated_p"]),
-        "severities": {},
-        "times": [[int(now), evicted["count"]]],
-        "sources": [],
-        "owner": "",
-        "rank": 3,
-    }
-
-
-def _example(one: Occurrence) -> dict[str, Any]:
+def _of_script(one: Occurrence) -> dict[str, Any]:
+    """Return what the script takes of an occurrence."""
+    kept = one.dump()
     # The spans are JSON in a string, because the script would write an empty list as an empty object.
-    example = {
-        "line": one.line,
-        "score": one.score,
-        "p_value": one.p_value,
-        "spans": json.dumps([asdict(span) for span in one.spans]),
-        "value": one.value,
-        "time": one.time,
-        "source": one.source,
-    }
-    return example if one.line_time is None else {**example, "line_time": one.line_time}
+    return kept | {"spans": json.dumps(kept["spans"]), "value_line": kept["line"][:MAX_VALUE_LINE_CHARACTERS]}
+
+
+def _of_evicted(evicted: Mapping[str, Any], *, now: float) -> dict[str, Any]:
+    """Return an alert as an occurrence of that which sums up evicted ones, and is evicted last itself."""
+    key = EVICTED_KEY
+    about = {"template_id": key.template_id, "template": key.template, "span": key.span}
+    alert_id = key.alert_id(evicted["model"])
+    return {**evicted, **about, "id": alert_id, "time": now, "source": "", "owner": "", "rank": 3}

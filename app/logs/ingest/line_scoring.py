@@ -22,7 +22,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -35,14 +35,12 @@ from nextchar.app.logs.ingest.kept_lines import Neighbors, lines_key
 from nextchar.app.logs.ingest.records import Entry
 from nextchar.app.logs.ingest.stream import GROUP, IngestStreams
 from nextchar.app.models.engines import Engines, Loaded
-from nextchar.app.scoring.earlier_lines import occurrence_of
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
 from nextchar.models.anomaly.flag_rule import FlagRule
 from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration
 from nextchar.models.anomaly.scorer import LineReading
-from nextchar.models.anomaly.stream_scorer import RareLine
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.events import WAIT_S, EventStarts
 from nextchar.models.text.lines import LineParser
@@ -412,23 +410,18 @@ def _is_default(one: _Scored) -> bool:
 
 
 def _occurrence(one: _Scored) -> Occurrence:
-    meta = one.entry.meta
     assert one.judged is not None, "rare lines are judged"
-    found = occurrence_of(
-        one.scorer,
-        RareLine(one.line, one.judged),
-        arrived=one.entry.received_at,
-        source=meta.source or "",
-        entry=one.entry.id,
-        owner=meta.owner or "",
-    )
-    return found if meta.time is None else replace(found, line_time=meta.time)
+    meta, arrived = one.entry.meta, one.entry.received_at
+    sent = {"line_time": meta.time} if meta.time is not None else {}
+    known = {"source": meta.source or "", "entry": one.entry.id, "owner": meta.owner or "", **sent}
+    return one.scorer.occurrence(one.judged, arrived=arrived, **known)
 
 
 def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
     """Return what live views show of a flagged line; see `FlaggedLine`."""
     calibration = one.scorer.calibration
     assert calibration is not None, "only lines with a calibration are flagged"
+    kept = occurrence.dump()
     return {
         "at": round(time.time(), 3),
         "received_at": one.entry.received_at,
@@ -437,10 +430,8 @@ def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
         "model": one.scorer.loaded.reference,
         "calibration": calibration.name,
         "alert_id": occurrence.alert_id,
-        "line": occurrence.line,
         "score": one.score.score,
-        "p_value": occurrence.p_value,
-        "spans": [asdict(span) for span in occurrence.spans],
+        **{name: kept[name] for name in ("line", "p_value", "spans")},
     }
 
 

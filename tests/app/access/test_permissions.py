@@ -18,7 +18,7 @@ from nextchar.app.http.errors import Forbidden
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.main import create_app
 from nextchar.app.rooms import ApiSettings
-from nextchar.models.anomaly.alerts import AlertKey, occurrence
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence
 from nextchar.store.corpora import Corpora
 from nextchar.store.corpus import Upload
 from nextchar.store.jobs import Jobs, JobStatus
@@ -124,13 +124,14 @@ def owned(tenants: Tenants) -> Owned:
     alerts = Alerts(Redis.from_url(service.settings.redis_url, decode_responses=True), service.blobs)
     alerts.record(
         [
-            occurrence(
+            Occurrence(
                 group,
                 model="owl",
                 version=1,
                 line=ALERTED,
                 score=9.0,
                 p_value=0.005,
+                estimated_p=0.005,
                 spans=[],
                 time=time.time(),
             )

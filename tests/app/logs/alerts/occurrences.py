@@ -2,7 +2,7 @@
 
 import time
 
-from nextchar.models.anomaly.alerts import AlertKey, Occurrence, occurrence
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence
 from nextchar.models.anomaly.spans import Span
 
 NOW = float(int(time.time()))
@@ -24,7 +24,7 @@ def one(
     owner: str = "",
 ) -> Occurrence:
     """Return an occurrence of the alert GROUP, by default."""
-    return occurrence(
+    return Occurrence(
         group,
         model=model,
         version=1,
@@ -36,6 +36,6 @@ def one(
         line_time=line_time,
         source=source,
         entry=entry,
-        estimated_p=estimated_p,
+        estimated_p=p_value if estimated_p is None else estimated_p,
         owner=owner,
     )

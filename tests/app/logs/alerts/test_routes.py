@@ -9,7 +9,7 @@ from redis import Redis
 
 from nextchar.app.logs.alerts.alerts import Alerts
 from nextchar.app.logs.alerts.recording import Limits
-from nextchar.models.anomaly.alerts import AlertKey, Occurrence, occurrence
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence
 from nextchar.models.anomaly.spans import Span
 from tests.app.fakes import publish
 from tests.app.service import Service, error_of
@@ -22,13 +22,14 @@ PATH = "/v1/models/fake/alerts"
 def one(
     template: str, *, p_value: float = 0.005, at: float = NOW, line: str = "a line", model: str = "fake"
 ) -> Occurrence:
-    return occurrence(
+    return Occurrence(
         AlertKey(template, "0:a"),
         model=model,
         version=1,
         line=line,
         score=9.0,
         p_value=p_value,
+        estimated_p=p_value,
         spans=[Span(0, 1, 8.0)],
         time=at,
         source="web",

@@ -24,7 +24,7 @@ from nextchar.app.logs.notifications.notifier import LEASE_S, RESEND_S, Notifier
 from nextchar.app.logs.notifications.outbox import RETRY_DELAYS_S, Outbox
 from nextchar.app.logs.notifications.targets import NotificationTarget, NotificationTargets, new_secret
 from nextchar.launcher.stack import free_port
-from nextchar.models.anomaly.alerts import AlertKey, occurrence
+from nextchar.models.anomaly.alerts import AlertKey, Occurrence
 from nextchar.store.jobs import Jobs
 from nextchar.store.models import Models
 from nextchar.store.open_blobs import open_blobs
@@ -59,13 +59,14 @@ class Setting:
         owner: str = "",
         source: str = "",
     ) -> None:
-        one = occurrence(
+        one = Occurrence(
             AlertKey(template, "1:<*>"),
             model=model,
             version=1,
             line="user 1 failed",
             score=9.0,
             p_value=p_value,
+            estimated_p=p_value,
             spans=[],
             time=self.now - waited_s,
             owner=owner,
