@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from nextchar.models.anomaly.calibration import MAX_BYTES, Calibration, dump, load
 from nextchar.models.anomaly.line_scores import StoredCalibration
-from nextchar.models.errors import Conflict, NotFound
+from nextchar.models.errors import Conflict, InvalidInput, NotFound
 from nextchar.models.saved_model import SavedModel
 from nextchar.store.blobs import Blobs
 from nextchar.store.expiring_cache import Clock, ExpiringCache
@@ -78,6 +78,22 @@ class Calibrations:
         if stored is None:
             raise _not_found(model, name)
         return stored
+
+    def required(
+        self, model: SavedModel, name: str | None = None, *, param: str | None = None, advice: str = ""
+    ) -> StoredCalibration:
+        """Return what `find` does, and raise as it does, also InvalidInput if there is none.
+
+        The error names `param`; `advice` says what else to do than to make one.
+        """
+        if stored := self.find(model, name):
+            return stored
+        raise InvalidInput(
+            f"model {model.card.reference} has no calibration, so none of its lines can be flagged; make one"
+            f" with POST …/calibrate{advice}",
+            code="no_calibration",
+            param=param,
+        )
 
     def of_pack(self, model: SavedModel, name: str | None) -> Calibration | None:
         """Return the calibration that a packed model scores by: that of a name, or of a log the usual one.

@@ -76,8 +76,9 @@ def evaluate(
     masked = _mask(loaded, originals)
     corpus = _training_lines(loaded, corpora, check, may_read, scratch) if reads_training_text(body) else None
     if body.split == "none" or (body.split == "auto" and corpus is not None):
-        stored = calibrations.find(loaded.saved, body.calibration)
-        split = _split_off_nothing(loaded, len(masked), corpus or [], stored)
+        advice = ", or use the split chronological or random to make one from these lines"
+        stored = calibrations.required(loaded.saved, body.calibration, param="split", advice=advice)
+        split = _Split("none", np.arange(len(masked)), corpus or [], stored)
     else:
         split = _split(loaded, body, originals, labels, check)
     anomalous = labels[split.test]
@@ -124,20 +125,6 @@ def evaluate(
         worst_false_alarms=worst(np.argsort(-scores, kind="stable"), ~anomalous),
         seconds=round(time.monotonic() - started, 2),
     )
-
-
-def _split_off_nothing(
-    loaded: LoadedModel, lines: int, corpus: list[str], calibration: StoredCalibration | None
-) -> _Split:
-    """Test on all lines, with the model's own calibration; baselines are fitted to its training text."""
-    if calibration is None:
-        raise InvalidInput(
-            f"model {loaded.reference} has no calibration; make one with POST …/calibrate, or use the split"
-            " chronological or random to make one from these lines",
-            code="no_calibration",
-            param="split",
-        )
-    return _Split("none", np.arange(lines), corpus, calibration)
 
 
 def _split(

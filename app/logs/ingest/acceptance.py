@@ -12,7 +12,6 @@ from nextchar.app.logs.ingest.records import Accepted, Batch, Request
 from nextchar.app.logs.ingest.schemas import IngestBody, IngestProblem, IngestQuery, IngestStatusBody
 from nextchar.app.logs.ingest.stream import IngestStreams
 from nextchar.models.errors import InvalidInput, NotFound, TooLarge
-from nextchar.models.saved_model import SavedModel
 from nextchar.store.calibrations import Calibrations
 from nextchar.store.gunzip import Gunzip
 from nextchar.store.models import Models
@@ -53,7 +52,8 @@ class Ingest:
             InvalidInput: it has no calibration, or one of too few lines for the rate.
             Unavailable: it is damaged.
         """
-        check_calibration(self.calibrations, self.models.get(model), query.calibration, query.false_alarms)
+        calibration = self.calibrations.required(self.models.get(model), query.calibration).calibration
+        calibration.thresholds(query.false_alarms or calibration.default_rate())
 
     def accept(self, batches: Mapping[str, ParsedLines], request: Request | None) -> Accepted:
         """Accept the lines of a request, by model, all or none. Raises as IngestStreams.accept."""
@@ -113,20 +113,6 @@ class Ingest:
                 raise
             return True
         return False
-
-
-def check_calibration(
-    calibrations: Calibrations, saved: SavedModel, name: str | None, false_alarms: float | None
-) -> None:
-    """Check that a model has a calibration for a false-alarm rate. Raises as `Ingest.check`."""
-    stored = calibrations.find(saved, name)
-    if stored is None:
-        raise InvalidInput(
-            f"model {saved.card.reference} has no calibration, so none of its lines can be flagged; make"
-            " one with POST …/calibrate",
-            code="no_calibration",
-        )
-    stored.calibration.thresholds(false_alarms or stored.calibration.default_rate())
 
 
 def ingest_body(model: str, parsed: ParsedLines, accepted: Accepted) -> IngestBody:

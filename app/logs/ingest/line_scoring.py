@@ -201,8 +201,7 @@ class IngestScoring:
         state = self._states.setdefault(model, _ModelState())
         try:
             with self.engines.use(model) as loaded:
-                if self.calibrations.find(loaded.saved, None) is None:
-                    raise _no_calibration()
+                self.calibrations.required(loaded.saved)
                 entries, is_behind = self._take(model, state)
                 entries = _events(loaded, state, entries)
                 began_s = time.monotonic()
@@ -284,18 +283,15 @@ class IngestScoring:
         self, loaded: Loaded, name: str | None, rate: float | None, check: Check, *, explain: bool
     ) -> CalibratedScorer:
         """Return a scorer with the named calibration if one allows the rate, else the default's."""
-        default = self.calibrations.find(loaded.saved, None)
+        default = self.calibrations.required(loaded.saved)
         labels = partial(self.alerts.labels, loaded.saved.card.name)
-        # The last is for a default that was replaced by one of fewer lines since the line was accepted.
-        choices = [(self._find_calibration(loaded, name), rate), (default, rate), (default, None)]
-        for calibration, wanted in choices:
+        options = ScoreOptions("line", false_alarms=rate, fast=True, explain=explain, repeats="count")
+        for calibration in (self._find_calibration(loaded, name), default):
             with suppress(InvalidInput):
                 if calibration:
-                    options = ScoreOptions(
-                        "line", false_alarms=wanted, fast=True, explain=explain, repeats="count"
-                    )
                     return CalibratedScorer(loaded, calibration, options, check, labels)
-        raise _no_calibration()
+        # The default was replaced by one of fewer lines since the line was accepted.
+        return CalibratedScorer(loaded, default, replace(options, false_alarms=None), check, labels)
 
     def _find_calibration(self, loaded: Loaded, name: str | None) -> StoredCalibration | None:
         """Return the named calibration, or None if there is none that can be used."""
@@ -433,10 +429,3 @@ def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
         "score": one.score.score,
         **{name: kept[name] for name in ("line", "p_value", "spans")},
     }
-
-
-def _no_calibration() -> InvalidInput:
-    return InvalidInput(
-        "the model has no calibration, so no line can be flagged; make one with POST …/calibrate",
-        code="no_calibration",
-    )
