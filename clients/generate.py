@@ -163,7 +163,7 @@ _ALIASES: dict[str, tuple[str, ...]] = {
 _NAMES = {
     "Check": "AliasCheck",
     "CompletionChoice": "Choice",
-    "ExampleBody": "AlertExample",
+    "Example": "AlertExample",
     "FileEntry": "ModelFile",
     "IngestBody": "Ingested",
     "JobError": "Failure",

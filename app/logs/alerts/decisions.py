@@ -22,6 +22,7 @@ from functools import lru_cache
 from pydantic import Field
 
 from nextchar.models.anomaly.alerts import Label
+from nextchar.models.anomaly.line_scores import Span
 from nextchar.models.errors import Conflict, NotFound
 from nextchar.models.text.line_tokens import WILDCARD
 from nextchar.store.blobs import Blobs
@@ -34,26 +35,17 @@ _MAX_ATTEMPTS = 10
 _DECISIONS = "alert_decisions"
 
 
-class SpanRecord(ImmutableRecord):
-    """Anomalous characters line[start:end] of an example."""
-
-    start: int
-    end: int
-    bits: float
-    expected: str | None = None
-
-
 class Example(ImmutableRecord):
     """A line of an alert."""
 
     line: str
     score: float
     p_value: float
-    spans: tuple[SpanRecord, ...]
-    time: float  # of arrival, Unix seconds
-    line_time: float | None = None
+    spans: tuple[Span, ...]
+    time: float = Field(description="When it arrived.")
+    line_time: float | None = Field(None, description="The time in the line; null if none could be read.")
     source: str = ""
-    value: str = ""  # that of its AlertKey
+    value: str = Field("", description="Its anomalous words that stand where the template has `<*>`.")
 
 
 class AlertValue(ImmutableRecord):
@@ -66,36 +58,40 @@ class AlertValue(ImmutableRecord):
     line: str
 
 
-class AlertFigures(ImmutableRecord):
-    """An alert without its decision. Times are Unix seconds.
-
-    Attributes:
-        version: of the model that flagged its newest line. score, p_value: the highest and the lowest of its
-        lines. examples: the distinct lines with the highest scores, those first. counts: how many lines
-        arrived in each interval of `interval_s` seconds since `first_seen`. estimated_p: the lowest estimated
-        p-value of its lines, which severity is made of; None of an alert from before there was one. owner:
-        the API key that sent its first line, "" if none. values: those with the highest scores, these
-        first; empty of an alert of an earlier version.
-    """
+class AlertLines(ImmutableRecord):
+    """What is counted of the lines of an alert, as it is sent. Times are Unix seconds."""
 
     id: str
-    model: str
-    version: int
-    template_id: str
-    template: str
-    span: str
-    count: int
+    model: str = Field(description="The model's name; its versions share alerts.")
+    version: int = Field(description="Version of the model that flagged the newest line.")
+    template: str = Field(description="The line with `<*>` for what changes from line to line.")
+    span: str = Field(description="The number of the anomalous word in the template, from 0, and the word.")
+    count: int = Field(description="Lines so far.")
     first_seen: float
     last_seen: float
-    first_line_time: float | None
+    first_line_time: float | None = Field(description="The earliest time in a line, if one could be read.")
     last_line_time: float | None
-    score: float
-    p_value: float
-    estimated_p: float | None = None
-    examples: tuple[Example, ...]
+    score: float = Field(description="The highest score of its lines.")
+    p_value: float = Field(description="The lowest p-value of its lines.")
     interval_s: float
     counts: tuple[int, ...]
-    sources: tuple[str, ...] = ()
+    """Lines per interval of `interval_s` seconds since `first_seen`."""
+    examples: tuple[Example, ...]
+    """Distinct lines with the highest scores, those first; at most 5."""
+    sources: tuple[str, ...] = Field(description="Where its lines come from; at most 10.")
+
+
+class AlertFigures(AlertLines):
+    """An alert without its decision.
+
+    Attributes:
+        estimated_p: the lowest estimated p-value of its lines, which severity is made of; None of an alert
+        from before there was one. owner: the API key that sent its first line, "" if none. values: those with
+        the highest scores, these first; empty of an alert of an earlier version.
+    """
+
+    template_id: str
+    estimated_p: float | None = None
     owner: str = ""
     values: tuple[AlertValue, ...] = ()
 
@@ -126,11 +122,10 @@ class Decision(ImmutableRecord):
 
 
 class Suppression(ImmutableRecord):
-    """Alerts of a model that are counted but not reported until a time, in Unix seconds.
+    """A suppression: alerts that match it are counted but not reported until it ends.
 
     `template` and `span` are patterns, in which `*` stands for any text, except in `<*>`, which stands for
-    itself. `alert_id` is the alert it was made from, if it was made from one. `values` are the values of its
-    lines that it covers; None: all. `runbook` is the address of instructions.
+    itself. `runbook` is the address of instructions. Times are Unix seconds.
     """
 
     id: str = Field(default_factory=lambda: new_id("suppression"))
@@ -141,7 +136,9 @@ class Suppression(ImmutableRecord):
     created_at: float = Field(default_factory=time.time)
     created_by: str | None = None
     alert_id: str | None = None
+    """The alert that it was made from, if it was made from one."""
     values: tuple[str, ...] | None = None
+    """The values that it covers; null: all lines that match."""
     runbook: str | None = None
 
     def matches(self, template: str, span: str) -> bool:

@@ -10,9 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nextchar.app.http.schemas import Page, RequestBody, Shape, with_examples
 from nextchar.app.logs.alerts.alerts import Alert, AlertState
-from nextchar.app.logs.alerts.decisions import Suppression
+from nextchar.app.logs.alerts.decisions import AlertLines, Suppression
 from nextchar.models.anomaly.alerts import Label, Severity
-from nextchar.models.anomaly.line_scores import Span
 
 MAX_UNTIL = 253_402_300_799  # the end of the year 9999
 
@@ -66,18 +65,6 @@ EXAMPLE_SUPPRESSION: dict[str, Any] = {
 }
 
 
-class ExampleBody(BaseModel):
-    """A line of an alert."""
-
-    line: str
-    score: float
-    p_value: float
-    spans: list[Span]
-    time: float = Field(description="When it arrived.")
-    line_time: float | None = Field(description="The time in the line; null if none could be read.")
-    source: str
-
-
 class AroundBody(BaseModel):
     """An event that an agent has sent, and up to three events of its source before and after it."""
 
@@ -86,15 +73,12 @@ class AroundBody(BaseModel):
     after: list[str]
 
 
-class AlertBody(Shape):
+class AlertBody(AlertLines):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
-    model_config = with_examples(EXAMPLE_ALERT)
+    model_config = with_examples(EXAMPLE_ALERT, json_schema_serialization_defaults_required=False)
 
-    id: str
     object: Literal["alert"] = "alert"
-    model: str = Field(description="The model's name; its versions share alerts.")
-    version: int = Field(description="Version of the model that flagged the newest line.")
     state: AlertState
     """`acknowledged` once it was acknowledged or labeled; `suppressed`: counted, but not
     reported."""
@@ -104,21 +88,8 @@ class AlertBody(Shape):
     title: str
     """The rarest line as it was written, with its most anomalous part between » and «; of a long line what is
     around that."""
-    template: str = Field(description="The line with `<*>` for what changes from line to line.")
-    span: str = Field(description="The number of the anomalous word in the template, from 0, and the word.")
-    count: int = Field(description="Lines so far.")
-    first_seen: float
-    last_seen: float
-    first_line_time: float | None = Field(description="The earliest time in a line, if one could be read.")
-    last_line_time: float | None
-    score: float = Field(description="The highest score of its lines.")
-    p_value: float = Field(description="The lowest p-value of its lines.")
     estimated_p_value: float
     """The p-value, estimated also below 1 / (n + 1), the lowest with n calibration lines."""
-    interval_s: float
-    counts: list[int] = Field(description="Lines per interval of `interval_s` seconds since `first_seen`.")
-    examples: list[ExampleBody] = Field(description="Distinct lines with the highest scores; at most 5.")
-    sources: list[str] = Field(description="Where its lines come from; at most 10.")
     acknowledged_at: float | None
     acknowledged_by: str | None = Field(description="The name of the API key, if keys are required.")
     labeled_at: float | None
@@ -265,24 +236,13 @@ class SuppressionCreate(_Suppress):
     runbook: Runbook | None = None
 
 
-class SuppressionBody(Shape):
+class SuppressionBody(Suppression):
     """A suppression: alerts that match it are counted but not reported until it ends."""
 
     model_config = with_examples(EXAMPLE_SUPPRESSION)
 
-    id: str
     object: Literal["suppression"] = "suppression"
-    model: str
-    template: str
-    span: str
-    until: float
     is_active: bool = Field(description="Whether it has not ended.")
-    created_at: float
-    created_by: str | None
-    alert_id: str | None = Field(description="The alert that it was made from, if it was made from one.")
-    values: list[str] | None = None
-    """The values that it covers; null: all lines that match."""
-    runbook: str | None = None
     warning: str | None = Field(description="Set if it suppresses every alert of the model.")
 
 
@@ -329,7 +289,7 @@ _OF_DECISION = ("acknowledged_at", "acknowledged_by", "labeled_at", "labeled_by"
 def alert_body(alert: Alert) -> AlertBody:
     """Return an alert as it is sent."""
     return AlertBody(
-        **alert.figures.model_dump(exclude={"template_id", "estimated_p", "owner", "values"}),
+        **alert.figures.model_dump(include=set(AlertLines.model_fields)),
         title=alert.title,
         state=alert.state,
         severity=alert.severity,

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from nextchar.app.http.schemas import RequestBody, Shape, with_examples
+from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, TargetFormat
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
@@ -29,15 +29,14 @@ TargetKind = Literal["webhook", "alertmanager"]
 _SECRET_PREFIX = "whsec_"  # noqa: S105 -- what every secret begins with
 
 
-class NotificationTarget(ImmutableRecord):
-    """A receiver of events.
+class TargetFields(ImmutableRecord):
+    """What is sent of a target.
 
     Attributes:
         url: of a webhook, the address that gets its messages; of an Alertmanager, the one of its server.
         models: patterns of models' names whose events are sent; none: all. min_severity: of alerts. events:
         the types of events that are sent; an Alertmanager gets alerts only. format: of the bodies of a
-        webhook. secret: signs the messages of a webhook; of PagerDuty, its routing key. is_trusted: from the
-        settings, so it may be in a private network.
+        webhook.
     """
 
     id: str
@@ -47,8 +46,18 @@ class NotificationTarget(ImmutableRecord):
     min_severity: Severity = "info"
     events: tuple[EventType, ...] = ALERT_EVENTS
     format: TargetFormat = "standard"
-    secret: str | None = None
     created_at: float
+
+
+class NotificationTarget(TargetFields):
+    """A receiver of events.
+
+    Attributes:
+        secret: signs the messages of a webhook; of PagerDuty, its routing key. is_trusted: from the settings,
+        so it may be in a private network.
+    """
+
+    secret: str | None = None
     is_trusted: bool = False
 
     def wants_alert(self, model: str, severity: Severity) -> bool:
@@ -191,7 +200,7 @@ class TargetCreate(RequestBody):
         return self
 
 
-class TargetBody(Shape):
+class TargetBody(TargetFields):
     """A notification target, and how it works."""
 
     model_config = with_examples({
@@ -202,15 +211,7 @@ class TargetBody(Shape):
         "last_success_at": 1795563721.5, "last_error_at": None, "last_error": None,
     })  # fmt: skip
 
-    id: str
     object: Literal["notification_target"] = "notification_target"
-    kind: TargetKind
-    url: str
-    models: list[str]
-    min_severity: Severity
-    events: list[EventType]
-    format: TargetFormat = "standard"
-    created_at: float
     is_setting: bool = Field(description="Whether it is one of the service's settings.")
     secret: str | None = None
     """Signs the messages of a webhook, as in Standard Webhooks; only in the response that makes the

@@ -578,6 +578,7 @@ class AlertExample(TypedDict):
     time: float  # When it arrived
     line_time: float | None  # The time in the line; null if none could be read
     source: str
+    value: str  # Its anomalous words that stand where the template has `<*>`
 
 
 class Around(TypedDict):
@@ -592,13 +593,8 @@ class Alert(TypedDict):
     """The flagged lines of a model that have the same template and the same anomalous word."""
 
     id: str
-    object: NotRequired[Literal["alert"]]
     model: str  # The model's name; its versions share alerts
     version: int  # Version of the model that flagged the newest line
-    state: AlertState
-    severity: Severity
-    label: AlertLabel | None
-    title: str
     template: str  # The line with `<*>` for what changes from line to line
     span: str  # The number of the anomalous word in the template, from 0, and the word
     count: int  # Lines so far
@@ -608,11 +604,16 @@ class Alert(TypedDict):
     last_line_time: float | None
     score: float  # The highest score of its lines
     p_value: float  # The lowest p-value of its lines
-    estimated_p_value: float
     interval_s: float
     counts: list[int]  # Lines per interval of `interval_s` seconds since `first_seen`
-    examples: list[AlertExample]  # Distinct lines with the highest scores; at most 5
+    examples: list[AlertExample]  # Distinct lines with the highest scores, those first; at most 5
     sources: list[str]  # Where its lines come from; at most 10
+    object: NotRequired[Literal["alert"]]
+    state: AlertState
+    severity: Severity
+    label: AlertLabel | None
+    title: str
+    estimated_p_value: float
     acknowledged_at: float | None
     acknowledged_by: str | None  # The name of the API key, if keys are required
     labeled_at: float | None
@@ -646,17 +647,17 @@ class Suppression(TypedDict):
     """A suppression: alerts that match it are counted but not reported until it ends."""
 
     id: str
-    object: NotRequired[Literal["suppression"]]
     model: str
     template: str
     span: str
     until: float
-    is_active: bool  # Whether it has not ended
     created_at: float
     created_by: str | None
     alert_id: str | None  # The alert that it was made from, if it was made from one
-    values: NotRequired[list[str] | None]  # The values that it covers; null: all lines that match
-    runbook: NotRequired[str | None]
+    values: list[str] | None  # The values that it covers; null: all lines that match
+    runbook: str | None
+    object: Literal["suppression"]
+    is_active: bool  # Whether it has not ended
     warning: str | None  # Set if it suppresses every alert of the model
 
 
@@ -678,16 +679,16 @@ class NotificationTarget(TypedDict):
     """A notification target, and how it works."""
 
     id: str
-    object: NotRequired[Literal["notification_target"]]
     kind: TargetKind
     url: str
     models: list[str]
     min_severity: Severity
     events: list[EventType]
-    format: NotRequired[Literal["standard", "slack", "pagerduty"]]
+    format: Literal["standard", "slack", "pagerduty"]
     created_at: float
+    object: Literal["notification_target"]
     is_setting: bool  # Whether it is one of the service's settings
-    secret: NotRequired[str | None]
+    secret: str | None
     waiting: int  # Messages that wait for their next attempt
     dead: int  # Messages that were given up
     last_success_at: float | None
