@@ -34,7 +34,7 @@ from nextchar.app.http.threads import Check, run_in_thread
 from nextchar.app.models.engines import Engines, Loaded
 from nextchar.app.scoring.calibration_schemas import calibration_body
 from nextchar.app.scoring.earlier_lines import EarlierLines
-from nextchar.app.scoring.schemas import ChangeBody, StreamBody, StreamQuery
+from nextchar.app.scoring.schemas import StreamBody, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
@@ -337,7 +337,7 @@ class BodyScorer(StreamScorer):
         if self._stream:
             record["stream"] = self._stream.model_dump()
         if change := self.scorer.change:
-            record["change"] = ChangeBody.of(change).model_dump()
+            record["change"] = change.model_dump()
         return json_line(record)
 
     def record(self, rare: Sequence[Judged]) -> None:

@@ -47,7 +47,7 @@ from nextchar.app.scoring.line_streams import (
     save_stream,
     stream_owner,
 )
-from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ChangeBody, ScoreBody, ScoreCreate, StreamQuery
+from nextchar.app.scoring.schemas import EXAMPLE_STREAM, ScoreBody, ScoreCreate, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Limits, StreamLock, StreamLocks, Streams
 from nextchar.models.anomaly.calibrated_scorer import DECIMALS, CalibratedScorer, Judged
@@ -209,8 +209,7 @@ def _score_lines(
     services[ScoredLines].add(scorer.loaded.saved.card.name, len(lines))
     if body.alerts:
         services[EarlierLines].record_rare(scorer, rare, source=body.source)
-    change = scorer.change
-    response = _body(scorer, lines, stream=stream, change=change and ChangeBody.of(change))
+    response = _body(scorer, lines, stream=stream, change=scorer.change)
     return _with_large_fields(response, {"lines": ["[", ",".join(written), "]"]})
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from nextchar.app.http.schemas import RequestBody, Shape, with_examples
 from nextchar.app.scoring.calibration_schemas import (
@@ -12,7 +12,7 @@ from nextchar.app.scoring.calibration_schemas import (
     Line,
 )
 from nextchar.models.anomaly.alerts import Label
-from nextchar.models.anomaly.flag_rule import Change, ChangeKind
+from nextchar.models.anomaly.flag_rule import Change
 from nextchar.models.anomaly.line_scores import (
     Context,
     Detail,
@@ -118,40 +118,6 @@ class StreamBody(Shape):
     replaced; null: it continued."""
 
 
-class NewKindBody(BaseModel):
-    """Rare lines of one template that no training line has."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    alert_id: str
-    lines: int
-    line: str = Field(description="The first of them, its first 300 characters.")
-
-
-class ChangeBody(Shape):
-    """Why more lines are rare than the false-alarm rate explains."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    kind: ChangeKind
-    """`new_kinds`: few templates that no training line has. `values`: known templates with other values.
-    `log`: hardly anything fits."""
-    lines: int = Field(description="Lines of the change.")
-    of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
-    kinds: int = Field(description="How many new kinds of lines there are.")
-    examples: list[NewKindBody]
-    """One of each new kind, those with most lines first; at most 50."""
-    since: float | None = Field(description="When the first line of them was scored, in Unix seconds.")
-    action: Literal["examples", "train"]
-    """What to do: look at an example of each new kind, or train again with these lines."""
-    sentence: str
-
-    @classmethod
-    def of(cls, change: Change) -> Self:
-        """Return a change as it is sent."""
-        return cls.model_validate(change)
-
-
 class ScoreBody(Shape):
     """Surprisal in bits: in total, and of the text or of each line."""
 
@@ -185,7 +151,7 @@ class ScoreBody(Shape):
     calibration: CalibrationBody | None = None
     """Null if the model has none; `POST …/calibrate` makes one."""
     stream: StreamBody | None = None
-    change: ChangeBody | None = None
+    change: Change | None = None
     """Of 100 lines or more: why more are rare than the rate explains; null: they are not."""
     unknown_characters: list[str]
     """The distinct characters that are unknown to the model. Each costs log2(V - 1) + 2 bits, where V - 1 is

@@ -586,6 +586,7 @@ export interface Change {
   since: number | null;
   /** What to do: look at an example of each new kind, or train again with these lines. */
   action: "examples" | "train";
+  /** The change and what to do. */
   sentence: string;
 }
 

@@ -32,8 +32,11 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from nextchar.models.anomaly.alerts import AlertKey
 from nextchar.models.text.array_file import inflate
@@ -49,8 +52,6 @@ MIN_CHANGE_LINES = 100
 
 CHANGED_KEY = AlertKey("more lines than the false-alarm rate explains", "")
 """That of the alert of lines that are repeats of no kind."""
-
-ChangeKind = Literal["new_kinds", "values", "log"]
 
 _MIN_ALLOWED = 4.0  # flagged lines that are explained whatever the rate is
 _NOISE = 2.0  # standard deviations
@@ -117,41 +118,41 @@ class Verdict(NamedTuple):
         return found if self.is_flagged else found | {"anomalous": False, "repeated": True}
 
 
-@dataclass(frozen=True)
-class NewKind:
-    """Rare lines of one new template: the id of their alert, how many they are, and the first one."""
+class NewKind(BaseModel):
+    """Rare lines of one template that no training line has."""
 
     alert_id: str
     lines: int
-    line: str
+    line: str = Field(description="The first of them, its first 300 characters.")
 
 
-@dataclass(frozen=True)
-class Change:
-    """Why more lines are rare than the false-alarm rate explains.
+class Change(BaseModel):
+    """Why more lines are rare than the false-alarm rate explains."""
 
-    Attributes:
-        kind: `new_kinds`: few templates that no training line has, of many lines. `values`: known templates
-        with other values. `log`: hardly anything fits. kinds: how many new kinds. lines: of the change.
-        of_lines: among so many. examples: one of each new kind, those with most lines first. since: when the
-        first line of a new kind was scored, in Unix seconds, if known.
-    """
+    model_config = ConfigDict(
+        frozen=True, json_schema_serialization_defaults_required=True, use_attribute_docstrings=True
+    )
 
-    kind: ChangeKind
-    kinds: int
-    lines: int
-    of_lines: int
+    kind: Literal["new_kinds", "values", "log"]
+    """`new_kinds`: few templates that no training line has. `values`: known templates with other values.
+    `log`: hardly anything fits."""
+    lines: int = Field(description="Lines of the change.")
+    of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
+    kinds: int = Field(description="How many new kinds of lines there are.")
     examples: tuple[NewKind, ...] = ()
-    since: float | None = None
+    """One of each new kind, those with most lines first; at most 50."""
+    since: float | None = Field(None, description="When the first line of them was scored, in Unix seconds.")
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def action(self) -> Literal["examples", "train"]:
-        """What to do about it: look at one line of each new kind, or train again with these lines."""
+        """What to do: look at an example of each new kind, or train again with these lines."""
         return "examples" if self.kind == "new_kinds" else "train"
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def sentence(self) -> str:
-        """The change and what to do, in one sentence."""
+        """The change and what to do."""
         share = f"{self.lines:,} of {self.of_lines:,} lines"
         if self.kind == "new_kinds":
             kinds = f"{self.kinds:,} new kind{'s' if self.kinds > 1 else ''} of events"
@@ -264,16 +265,20 @@ class FlagRule:
         new = [kind for name, kind in self._kinds.items() if name.startswith("new ") and kind.count > 1]
         kinds = sorted(new, key=lambda kind: -kind.count)
         in_kinds = sum(kind.count for kind in kinds)
+        made = partial(Change, kinds=len(kinds), of_lines=self.lines)
         is_rare = self.rare > self._allowed()
         if is_rare and 2 * in_kinds >= self.rare:
-            examples = (NewKind(alert_id(kind.key), kind.count, kind.line) for kind in kinds[:_MAX_EXAMPLES])
+            examples = tuple(
+                NewKind(alert_id=alert_id(kind.key), lines=kind.count, line=kind.line)
+                for kind in kinds[:_MAX_EXAMPLES]
+            )
             since = min((kind.since for kind in kinds if kind.since), default=None)
-            return Change("new_kinds", len(kinds), in_kinds, self.lines, tuple(examples), since)
+            return made(kind="new_kinds", lines=in_kinds, examples=examples, since=since)
         if is_rare and self.rare > _MAX_KNOWN_FRACTION * self.lines:
-            return Change("log", len(kinds), self.rare, self.lines)
+            return made(kind="log", lines=self.rare)
         if self.unusual > _MAX_UNUSUAL_FRACTION * self.lines:
-            return Change("values", len(kinds), self.unusual, self.lines)
-        return Change("values", len(kinds), self.rare, self.lines) if is_rare else None
+            return made(kind="values", lines=self.unusual)
+        return made(kind="values", lines=self.rare) if is_rare else None
 
     def dump(self) -> bytes:
         """Return what `load` takes."""

@@ -34,8 +34,7 @@ from redis import Redis
 from redis.exceptions import LockError, RedisError
 
 from nextchar.app.http.event_streams import Feeds, NewEvents, Numbered
-from nextchar.app.scoring.schemas import ChangeBody
-from nextchar.models.anomaly.flag_rule import FlagRule
+from nextchar.models.anomaly.flag_rule import Change, FlagRule
 
 PREFIX = "nextchar:ingest:"
 FLAGGED_BYTES = f"{PREFIX}flagged_bytes"
@@ -317,13 +316,13 @@ class FlagRules:
         self._redis.expire(stored, _KEEP_S)
         largest = max(rules.values(), key=lambda rule: rule.rare)
         change = largest.change(lambda alert: alert.alert_id(name))
-        record = json.dumps(ChangeBody.of(change).model_dump()) if change else "null"
+        record = json.dumps(change.model_dump()) if change else "null"
         self._redis.set(key(model, "change"), record, ex=_KEEP_S)
 
-    def change(self, model: str) -> ChangeBody | None:
+    def change(self, model: str) -> Change | None:
         """Return why more of the newest lines are rare than the rate explains; None if they are not."""
         found = cast(bytes | None, self._redis.get(key(model, "change")))
-        return ChangeBody(**change) if found and (change := json.loads(found)) else None
+        return Change(**change) if found and (change := json.loads(found)) else None
 
     def forget(self, model: str) -> None:
         """Forget what is known of the lines of a model, as after a new calibration."""

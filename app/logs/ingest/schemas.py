@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nextchar.app.http.schemas import Shape, with_examples
 from nextchar.app.logs.ingest.records import COUNTERS
 from nextchar.app.scoring.calibration_schemas import CalibrationName
-from nextchar.app.scoring.schemas import ChangeBody
+from nextchar.models.anomaly.flag_rule import Change
 from nextchar.models.anomaly.line_scores import FalseAlarms, Span
 
 MAX_REPORTED = 10
@@ -176,7 +176,7 @@ class IngestStatusBody(Shape):
     per_second: IngestRates
     consumers: list[ConsumerBody]
     problem: IngestProblem | None = Field(description="Null: the lines are scored.")
-    change: ChangeBody | None = None
+    change: Change | None = None
     """Why more of the newest lines are rare than the false-alarm rate explains, for the source that was
     scored last; null: they are not."""
 

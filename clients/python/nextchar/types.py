@@ -486,7 +486,7 @@ class Change(TypedDict):
     examples: list[NewKind]  # One of each new kind, those with most lines first; at most 50
     since: float | None  # When the first line of them was scored, in Unix seconds
     action: Literal["examples", "train"]
-    sentence: str
+    sentence: str  # The change and what to do
 
 
 class Score(TypedDict):
