@@ -38,7 +38,6 @@ from nextchar.app.scoring.schemas import StreamBody, StreamQuery
 from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.app.scoring.streams import Owner, StreamLock, StreamLocks
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
-from nextchar.models.anomaly.flag_rule import FlagRule
 from nextchar.models.anomaly.line_scores import StoredCalibration
 from nextchar.models.anomaly.stream_scorer import StreamScorer, json_line
 from nextchar.models.errors import DomainError
@@ -348,8 +347,7 @@ class BodyScorer(StreamScorer):
 
 def resume(scorer: CalibratedScorer, lock: StreamLock) -> State | None:
     """Give the scorer's rule what a stored stream has of it; return the network's state, None at first."""
-    if scorer.rule:
-        scorer.rule = FlagRule.load(lock.stream.rule, scorer.rule.rate, scorer.rule.templates)
+    scorer.resume(lock.stream.rule)
     return lock.stream.state
 
 

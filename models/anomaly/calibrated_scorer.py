@@ -121,6 +121,11 @@ class CalibratedScorer:
     def _character_threshold(self) -> float | None:
         return self.calibration.calibration.character_excess[_CHARACTER_RATE] if self.calibration else None
 
+    def resume(self, rule: bytes | None) -> None:
+        """Judge lines after those of a rule, as `FlagRule.dump` returned it; None: after none."""
+        if self.rule:
+            self.rule = FlagRule.load(rule, self.rule.rate, self.rule.templates)
+
     def read(self, originals: Sequence[str]) -> list[LineReading]:
         """Read lines of characters, each by itself."""
         precision: ReadPrecision = "fast" if self.options.fast else "float32"

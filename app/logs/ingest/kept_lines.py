@@ -290,31 +290,26 @@ class FlagRules:
                 with suppress(LockError):  # it has expired
                     lock.release()
 
-    def read(self, model: str, name: str) -> bytes | None:
-        """Return what is known of the lines of this name, None if there is nothing."""
-        return cast(bytes | None, self._redis.hget(key(model, "rules"), name))
+    def read(self, model: str, name: str) -> tuple[bytes | None, Neighbors]:
+        """Return the rule of the lines of this name, None if there is none, and their newest events."""
+        rule, newest = cast(Any, self._redis.hmget(key(model, "rules"), [name, name + _NEIGHBORS]))
+        return rule, Neighbors(newest)
 
-    def neighbors(self, model: str, name: str) -> Neighbors:
-        """Return the newest events of the source of this name."""
-        return Neighbors(self.read(model, name + _NEIGHBORS))
-
-    def write(
-        self, model: str, rules: Mapping[str, FlagRule], neighbors: Mapping[str, Neighbors], name: str
-    ) -> None:
+    def write(self, model: str, known: Mapping[str, tuple[FlagRule, Neighbors]], name: str) -> None:
         """Store what is known of lines, and the change of those of which most are rare; see `change`.
 
         Of more than MAX_RULES names all are forgotten: senders may invent sources. `name` is the model's.
         """
-        if not rules:
+        if not known:
             return
         stored = key(model, "rules")
         if self._redis.hlen(stored) > 2 * MAX_RULES:  # each has its newest events, too
             self._redis.delete(stored)
-        newest = {one + _NEIGHBORS: found.dump() for one, found in neighbors.items()}
-        known = {one: rule.dump() for one, rule in rules.items()}
-        self._redis.hset(stored, mapping=cast(Any, known | newest))
+        for one, (rule, neighbors) in known.items():
+            fields = {one: rule.dump(), one + _NEIGHBORS: neighbors.dump()}
+            self._redis.hset(stored, mapping=cast(Any, fields))
         self._redis.expire(stored, _KEEP_S)
-        largest = max(rules.values(), key=lambda rule: rule.rare)
+        largest = max((rule for rule, _ in known.values()), key=lambda rule: rule.rare)
         change = largest.change(lambda alert: alert.alert_id(name))
         record = json.dumps(change.model_dump()) if change else "null"
         self._redis.set(key(model, "change"), record, ex=_KEEP_S)

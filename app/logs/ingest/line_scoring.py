@@ -39,8 +39,7 @@ from nextchar.app.scoring.scored_lines import ScoredLines
 from nextchar.models.anomaly.alerts import Occurrence
 from nextchar.models.anomaly.calibrated_scorer import CalibratedScorer, Judged
 from nextchar.models.anomaly.flag_rule import FlagRule
-from nextchar.models.anomaly.line_scores import LineScore, ScoreOptions, StoredCalibration
-from nextchar.models.anomaly.scorer import LineReading
+from nextchar.models.anomaly.line_scores import ScoreOptions, StoredCalibration
 from nextchar.models.errors import DomainError, InvalidInput, NotFound, Unavailable
 from nextchar.models.text.events import WAIT_S, EventStarts
 from nextchar.models.text.lines import LineParser
@@ -87,13 +86,11 @@ _MAX_BATCH_BYTES = 256 << 10  # estimated by the average of the lines that wait
 
 @dataclass(frozen=True)
 class _Scored:
-    """A line, its score, and what it was scored with."""
+    """A line, what it was scored with, and its score, which the flag rule may change."""
 
     entry: Entry
     scorer: CalibratedScorer
-    line: LineReading
-    score: LineScore
-    judged: Judged | None = None
+    judged: Judged
 
 
 class _ClaimRenewer:
@@ -254,13 +251,13 @@ class IngestScoring:
             return
         in_order = [scored[entry.id] for entry in entries]
         with self.streams.rules.lock(model):
-            judged, rules, neighbors = self._judge(model, in_order)
+            judged, known = self._judge(model, in_order)
             self._record(model, entries, judged)
             name = loaded.saved.card.name
-            for one in neighbors.values():
-                self.alerts.record_around(name, one.changed)
+            for _, neighbors in known.values():
+                self.alerts.record_around(name, neighbors.changed)
             # Last: what is delivered again is judged as before.
-            self.streams.rules.write(model, rules, neighbors, name)
+            self.streams.rules.write(model, known, name)
 
     def _scored(
         self, loaded: Loaded, entries: Sequence[Entry], check: Check, *, explain: bool
@@ -275,9 +272,9 @@ class IngestScoring:
             scorer = self._scorer(loaded, name, rate, check, explain=explain)
             texts = list(dict.fromkeys(text for _, text in group))
             lines = scorer.read(texts)
-            by_text = dict(zip(texts, zip(lines, scorer.scores(lines), strict=True), strict=True))
+            by_text = dict(zip(texts, map(Judged, scorer.scores(lines), lines), strict=True))
             for entry, text in group:
-                yield _Scored(entry, scorer, *by_text[text])
+                yield _Scored(entry, scorer, by_text[text])
 
     def _scorer(
         self, loaded: Loaded, name: str | None, rate: float | None, check: Check, *, explain: bool
@@ -307,41 +304,41 @@ class IngestScoring:
 
     def _judge(
         self, model: str, scored: Sequence[_Scored]
-    ) -> tuple[list[_Scored], dict[str, FlagRule], dict[str, Neighbors]]:
-        """Return the lines by the flag rule, in their order, and what it then knows of them.
+    ) -> tuple[list[_Scored], dict[str, tuple[FlagRule, Neighbors]]]:
+        """Return the lines by the flag rule, in their order, and what is then known of them.
 
         The lines of each source and calibration are judged by themselves.
         """
-        rules: dict[str, FlagRule] = {}
-        neighbors: dict[str, Neighbors] = {}
+        known: dict[str, tuple[FlagRule, Neighbors]] = {}
         judged = []
         for one in scored:
             name = _rule_name(one)
-            if name not in rules and one.scorer.rule:
-                stored = self.streams.rules.read(model, name)
-                rules[name] = FlagRule.load(stored, one.scorer.rule.rate, one.scorer.rule.templates)
-            one.scorer.rule = rules.get(name)
-            verdict = one.scorer.judge(one.score, one.line, now=one.entry.received_at)
-            score = verdict.score
-            judged.append(replace(one, score=score, judged=verdict))
-            if name not in neighbors:
-                neighbors[name] = self.streams.rules.neighbors(model, name)
-            text = one.scorer.loaded.vocabulary.to_text(one.line.original)
-            neighbors[name].add(text, score.alert_id if score.anomalous else None)
-        return judged, rules, neighbors
+            if name not in known:
+                stored, neighbors = self.streams.rules.read(model, name)
+                one.scorer.resume(stored)
+                assert one.scorer.rule, "lines are scored with a calibration"
+                known[name] = one.scorer.rule, neighbors
+            one.scorer.rule, neighbors = known[name]
+            score, line, *_ = one.judged
+            assert line, "it is read"
+            found = one.scorer.judge(score, line, now=one.entry.received_at)
+            judged.append(replace(one, judged=found))
+            text = one.scorer.loaded.vocabulary.to_text(line.original)
+            neighbors.add(text, found.score.alert_id if found.score.anomalous else None)
+        return judged, known
 
     def _record(self, model: str, entries: Sequence[Entry], scored: Sequence[_Scored]) -> None:
         """Announce flagged lines, record them and repeats in alerts, and acknowledge all lines.
 
         Can be repeated after any error.
         """
-        rare = [one for one in scored if one.judged and one.judged.key]
+        rare = [one for one in scored if one.judged.key]
         ids = {one.entry.id for one in rare}
         occurrences = [_occurrence(one) for one in rare]
         events = [
             (one.entry.id, _event(one, of))
             for one, of in zip(rare, occurrences, strict=True)
-            if one.score.anomalous
+            if one.judged.score.anomalous
         ]
         if events:
             self.streams.flagged.announce(model, events)
@@ -406,7 +403,6 @@ def _is_default(one: _Scored) -> bool:
 
 
 def _occurrence(one: _Scored) -> Occurrence:
-    assert one.judged is not None, "rare lines are judged"
     meta, arrived = one.entry.meta, one.entry.received_at
     sent = {"line_time": meta.time} if meta.time is not None else {}
     known = {"source": meta.source or "", "entry": one.entry.id, "owner": meta.owner or "", **sent}
@@ -426,6 +422,6 @@ def _event(one: _Scored, occurrence: Occurrence) -> dict[str, Any]:
         "model": one.scorer.loaded.reference,
         "calibration": calibration.name,
         "alert_id": occurrence.alert_id,
-        "score": one.score.score,
+        "score": one.judged.score.score,
         **{name: kept[name] for name in ("line", "p_value", "spans")},
     }

@@ -32,12 +32,12 @@ def test_rules_of_too_many_sources_are_forgotten(
 ) -> None:
     monkeypatch.setattr("nextchar.app.logs.ingest.kept_lines.MAX_RULES", 1)
     rule = FlagRule(0.01, None, lines=200, unusual=190)
-    streams.rules.write("m", {str(i): rule for i in range(3)}, {}, "m")
+    streams.rules.write("m", {str(i): (rule, Neighbors(None)) for i in range(3)}, "m")
     change = streams.rules.change("m")
     assert change is not None and change.kind == "values"
-    assert streams.rules.read("m", "1") == rule.dump()
-    streams.rules.write("m", {"new": rule}, {}, "m")
-    assert streams.rules.read("m", "1") is None and streams.rules.read("m", "new") is not None
+    assert streams.rules.read("m", "1")[0] == rule.dump()
+    streams.rules.write("m", {"new": (rule, Neighbors(None))}, "m")
+    assert streams.rules.read("m", "1")[0] is None and streams.rules.read("m", "new")[0] is not None
     streams.rules.forget("m")
     assert streams.rules.change("m") is None
 
