@@ -70,26 +70,19 @@ function mostAnomalousFirst(log, rows) {
  *   one with the most anomalous line
  */
 export function groupRows(log, filter) {
-  const isIn = inFilter(log, filter);
+  const { rows, ...counts } = selectRows(log, { ...filter, byScore: false });
   /** @type {(Group | undefined)[]} */ const byAlert = new Array(log.alerts.size);
-  let [total, flagged, repeats] = [0, 0, 0];
-  for (let row = 0; row < log.length; row += 1) {
-    if (!isIn(row)) continue;
-    const isFlagged = filter.isFlagged(row);
-    total += 1;
-    flagged += Number(isFlagged);
-    repeats += Number(filter.isRepeat(row));
-    if (filter.flaggedOnly && !isFlagged) continue;
+  for (const row of rows) {
     const alert = log.alert[row];
     const group = (byAlert[alert] ??= { alert, total: 0, flagged: 0, top: row });
     group.total += 1;
-    group.flagged += Number(isFlagged);
+    group.flagged += Number(filter.isFlagged(row));
     if (log.score[row] > log.score[group.top]) group.top = row;
   }
   const groups = /** @type {Group[]} */ (byAlert.filter(Boolean));
   const byTop = (a, b) => log.score[b.top] - log.score[a.top] || a.top - b.top;
   groups.sort(filter.byScore ? byTop : (a, b) => b.flagged - a.flagged || b.total - a.total || a.top - b.top);
-  return { groups, total, flagged, repeats };
+  return { groups, ...counts };
 }
 
 /**
