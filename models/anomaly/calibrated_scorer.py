@@ -8,7 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -45,18 +45,17 @@ _CHECK_INTERVAL = 100  # lines
 _POSITIONS_PER_PIECE = 1_000
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """Scores, p-values and flags of n lines; None without a calibration.
+class _Found(NamedTuple):
+    """A line's score, p-value and flag; None without a calibration.
 
-    `groups` has, by index, the id of the alert and the label of each line that is flagged, or would be if its
-    group were not labeled normal.
+    It has an alert and maybe a label if it is flagged, or would be if that were not labeled normal.
     """
 
-    score: list[float | None]
-    p_value: list[float | None]
-    anomalous: list[bool | None]
-    groups: Mapping[int, tuple[str, AlertLabel | None]] = field(default_factory=dict)
+    score: float | None = None
+    p_value: float | None = None
+    anomalous: bool | None = None
+    alert_id: str | None = None
+    label: AlertLabel | None = None
 
 
 class Judged(NamedTuple):
@@ -138,13 +137,13 @@ class CalibratedScorer:
     def scores(self, lines: Sequence[LineReading]) -> Iterator[LineScore]:
         """Yield the score of each line, without expected characters."""
         scores = self._score(lines)
-        flagged = [i for i, flag in enumerate(scores.anomalous) if flag and self.options.detail != "none"]
-        flagged.sort(key=lambda i: -(scores.score[i] or 0.0))
+        flagged = [i for i, one in enumerate(scores) if one.anomalous and self.options.detail != "none"]
+        flagged.sort(key=lambda i: -(scores[i].score or 0.0))
         explanations = self._explain([lines[i].masked.text for i in flagged])
         for i, line in enumerate(lines):
             if i % _CHECK_INTERVAL == 0:
                 self.check()
-            yield self._line_score(line, scores, i, explanations)
+            yield self._line_score(line, scores[i], explanations)
 
     def judge(self, score: LineScore, line: LineReading | None, *, now: float | None = None) -> Judged:
         """Return what `rule` decides of the next line, which may be a repeat, and the key of its alert.
@@ -245,8 +244,7 @@ class CalibratedScorer:
         Calibrations are made of these: a longer text can have anomalous spans, but has no score.
         """
         is_line = sum(1 for _ in self.loaded.scorer.events(line.original.split("\n"))) == 1
-        scores = self._score([line]) if is_line else _Scores([None], [None], [None])
-        score = _base_score(line, scores, 0)
+        score = _base_score(line, self._score([line])[0] if is_line else _Found())
         if self.options.detail != "none" and self._character_threshold is not None:
             text = line.masked.text
             explanations = self._explain([text])
@@ -288,37 +286,33 @@ class CalibratedScorer:
         labels = ["", *map(vocabulary.label, vocabulary.characters)]
         return [f'{{"character":{json.dumps(label, ensure_ascii=False)},"probability":' for label in labels]
 
-    def _score(self, lines: Sequence[LineReading]) -> _Scores:
+    def _score(self, lines: Sequence[LineReading]) -> list[_Found]:
         if not self.calibration or self.rate is None:
-            return _Scores([None] * len(lines), [None] * len(lines), [None] * len(lines))
+            return [_Found()] * len(lines)
         scores, p_values = self.calibration.calibration.score([line.surprisal for line in lines])
-        anomalous = p_values <= self.rate
-        found = _Scores(scores.tolist(), p_values.tolist(), anomalous.tolist())
-        flagged = np.flatnonzero(anomalous).tolist()
-        return self._with_labels(lines, found, flagged) if flagged else found
+        labels = self._labels() if (p_values <= self.rate).any() else {}
+        found = zip(lines, scores.tolist(), p_values.tolist(), strict=True)
+        return [self._labeled(*one, labels) for one in found]
 
-    def _with_labels(self, lines: Sequence[LineReading], found: _Scores, flagged: Sequence[int]) -> _Scores:
-        """Return the scores with those of flagged lines whose group is labeled normal lowered."""
+    def _labeled(
+        self, line: LineReading, score: float, p_value: float, labels: Mapping[str, AlertLabel]
+    ) -> _Found:
+        """Return the score of a line, lowered if it is flagged and its alert is labeled normal."""
         assert self.calibration is not None and self.rate is not None
-        labels, name = self._labels(), self.loaded.saved.card.name
-        groups: dict[int, tuple[str, AlertLabel | None]] = {}
-        for i in flagged:
-            key = self.group(lines[i])
-            alert_id = key.alert_id(name)
-            label = labels.get(alert_id)
-            label = label if label and label.covers(key.value) else None
-            groups[i] = alert_id, label
-            if label and label.label == "normal":
-                score = label.lowered(found.score[i] or 0.0, key.value)
-                length = len(lines[i].masked.text)
-                p_value = self.calibration.calibration.p_value(score, characters=length)
-                found.score[i], found.p_value[i], found.anomalous[i] = score, p_value, p_value <= self.rate
-        return replace(found, groups=groups)
+        if p_value > self.rate:
+            return _Found(score, p_value, anomalous=False)
+        key = self.group(line)
+        alert_id = key.alert_id(self.loaded.saved.card.name)
+        label = labels.get(alert_id)
+        if label and not label.covers(key.value):
+            label = None
+        if label and label.label == "normal":
+            score = label.lowered(score, key.value)
+            p_value = self.calibration.calibration.p_value(score, characters=len(line.masked.text))
+        return _Found(score, p_value, p_value <= self.rate, alert_id, label)
 
-    def _line_score(
-        self, line: LineReading, scores: _Scores, i: int, explanations: _Explanations
-    ) -> LineScore:
-        score = _base_score(line, scores, i)
+    def _line_score(self, line: LineReading, found: _Found, explanations: _Explanations) -> LineScore:
+        score = _base_score(line, found)
         if self.options.detail == "none":
             return score
         surprisal, bits = line.surprisal, line.surprisal.bits
@@ -373,15 +367,14 @@ def is_unusual(score: LineScore) -> bool:
     return score.p_value is not None and score.p_value <= UNUSUAL
 
 
-def _base_score(line: LineReading, scores: _Scores, i: int) -> LineScore:
-    score, p_value = scores.score[i], scores.p_value[i]
-    alert_id, label = scores.groups.get(i, (None, None))
+def _base_score(line: LineReading, found: _Found) -> LineScore:
+    score, p_value, anomalous, alert_id, label = found
     return LineScore(
         lines=line.original.count("\n") + 1,
         characters=len(line.original),
         score=None if score is None else round(score, DECIMALS),
         p_value=None if p_value is None else float(f"{p_value:.4g}"),
-        anomalous=scores.anomalous[i],
+        anomalous=anomalous,
         alert_id=alert_id,
         label=label.label if label else None,
     )
