@@ -16,8 +16,8 @@ The keys of ingested lines in Redis, and how scripts count these lines.
     nextchar:ingest:<model>:failed      a stream of lines that could not be scored (the newest)
     nextchar:ingest:<model>:recent      a list: the newest scored lines; expires
     nextchar:ingest:<model>:rules       a hash: what the flag rule knows of the lines of each source, and
-                                        its newest events; expires
-    nextchar:ingest:<model>:change      JSON: why more lines are rare than the rate explains; expires
+                                        its newest events; and why more lines are rare than the rate
+                                        explains; expires
     nextchar:ingest:<model>:judging     the lock of the process that judges lines
     nextchar:ingest:<model>:problem     JSON: why no line is scored now; expires
     nextchar:ingest:request:<hash>      the result of a request with an idempotency key; expires
@@ -132,6 +132,7 @@ NEIGHBORS = 3
 """Events before and after a flagged one that are kept."""
 
 _NEIGHBORS = " events"  # after the name of a source
+_CHANGE = " change"
 _MAX_NEIGHBOR_CHARACTERS = 300
 _KEEP_S = 7 * 86_400
 _JUDGING_S = 30  # after which the lock of a dead process expires
@@ -303,22 +304,21 @@ class FlagRules:
         if not known:
             return
         stored = key(model, "rules")
-        if self._redis.hlen(stored) > 2 * MAX_RULES:  # each has its newest events, too
+        if self._redis.hlen(stored) // 2 > MAX_RULES:  # each has its newest events, too
             self._redis.delete(stored)
-        for one, (rule, neighbors) in known.items():
-            fields = {one: rule.dump(), one + _NEIGHBORS: neighbors.dump()}
-            self._redis.hset(stored, mapping=cast(Any, fields))
-        self._redis.expire(stored, _KEEP_S)
         largest = max((rule for rule, _ in known.values()), key=lambda rule: rule.rare)
         change = largest.change(lambda alert: alert.alert_id(name))
-        record = json.dumps(change.model_dump()) if change else "null"
-        self._redis.set(key(model, "change"), record, ex=_KEEP_S)
+        fields: dict[str, Any] = {_CHANGE: json.dumps(change and change.model_dump())}
+        for one, (rule, neighbors) in known.items():
+            fields |= {one: rule.dump(), one + _NEIGHBORS: neighbors.dump()}
+        self._redis.hset(stored, mapping=cast(Any, fields))
+        self._redis.expire(stored, _KEEP_S)
 
     def change(self, model: str) -> Change | None:
         """Return why more of the newest lines are rare than the rate explains; None if they are not."""
-        found = cast(bytes | None, self._redis.get(key(model, "change")))
+        found = cast(bytes | None, self._redis.hget(key(model, "rules"), _CHANGE))
         return Change(**change) if found and (change := json.loads(found)) else None
 
     def forget(self, model: str) -> None:
         """Forget what is known of the lines of a model, as after a new calibration."""
-        self._redis.delete(key(model, "rules"), key(model, "change"))
+        self._redis.delete(key(model, "rules"))

@@ -345,7 +345,7 @@ class IngestStreams:
 
     def forget(self, model: str) -> bool:
         """Delete everything of a model that is gone, unless lines wait; return whether it was deleted."""
-        names = ("failed", "announced", "flagged", "counts", "problem", "recent", "rules", "change")
+        names = ("failed", "announced", "flagged", "counts", "problem", "recent", "rules")
         keys = (lines_key(model), *(key(model, name) for name in names))
         return bool(self._redis.eval(_FORGET, len(keys), *keys, model))
 
