@@ -22,6 +22,13 @@ export const PERIODS = [
   [String(30 * 24 * HOUR_S), "30 days"],
 ];
 
+/** The labels of an alert, and what they are called. */
+export const LABELS = [
+  ["none", "Not labeled"],
+  ["normal", "Normal"],
+  ["incident", "Incident"],
+];
+
 /**
  * @typedef {{action: "acknowledge"} | {action: "label", label: "normal" | "incident" | null}
  *   | {action: "suppress", seconds: number}} Decision
@@ -70,11 +77,7 @@ async function restoreLabel(alert) {
  */
 export function decisionControls(label, onDecision) {
   const labels = select(
-    [
-      ["none", "Not labeled"],
-      ["normal", "Normal"],
-      ["incident", "Incident"],
-    ],
+    LABELS,
     label ?? "none",
     {
       "aria-label": "Label",

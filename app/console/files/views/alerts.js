@@ -1,7 +1,7 @@
 /** The alerts of a model: flagged lines in groups, to acknowledge, label and suppress. Updated while it is shown. */
 
 import { apiPath, get, isAbort, listAll, repeat, request } from "../api.js";
-import { decide, PERIODS } from "../components/alert-decisions.js";
+import { decide, LABELS, PERIODS } from "../components/alert-decisions.js";
 import { alertDetails, alertRarity, severityBadge } from "../components/alert-details.js";
 import { dataTable, numberColumn, timeColumn } from "../components/data-table.js";
 import { select } from "../components/form-fields.js";
@@ -28,12 +28,6 @@ const STATES = [
   ["acknowledged", "Acknowledged"],
   ["suppressed", "Suppressed"],
   ["all", "All states"],
-];
-const LABELS = [
-  ["", "Any label"],
-  ["none", "Not labeled"],
-  ["normal", "Normal"],
-  ["incident", "Incident"],
 ];
 
 /** @param {import('../router.js').Page} page */
@@ -141,7 +135,7 @@ export async function alertsView(page) {
       timeColumn("Last", (alert) => alert.last_seen),
     ],
     actions: [{ label: "Acknowledge", key: "a", run: (chosen) => decideOn(chosen, { action: "acknowledge" }) }],
-    controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", LABELS), bulk],
+    controls: [filterSelect("state", "State", STATES), filterSelect("label", "Label", [["", "Any label"], ...LABELS]), bulk],
     filter: (alert) =>
       (!filters.severity || alert.severity === filters.severity) &&
       (!filters.label || (alert.label ?? "none") === filters.label),
