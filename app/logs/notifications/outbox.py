@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from pydantic import Field
 from redis import Redis
 
 from nextchar.store.history import ImmutableRecord
@@ -57,15 +58,14 @@ class Delivery(ImmutableRecord):
     owner: str = ""
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(ImmutableRecord):
     """The health of a target; None: never."""
 
+    waiting: int = Field(description="Messages that wait for their next attempt.")
+    dead: int = Field(description="Messages that were given up.")
     last_success_at: float | None = None
     last_error_at: float | None = None
     last_error: str | None = None
-    waiting: int = 0
-    dead: int = 0
 
     @property
     def is_failing(self) -> bool:

@@ -112,5 +112,5 @@ def _target_body(services: Services, target: NotificationTarget, *, secret: str 
         **target.model_dump(exclude={"is_trusted", "secret"}),
         is_setting=target.is_trusted,
         secret=secret,
-        **asdict(services[Outbox].health(target.id)),
+        **services[Outbox].health(target.id).model_dump(),
     )

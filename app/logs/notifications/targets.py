@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field, model_validator
 from nextchar.app.http.schemas import RequestBody, with_examples
 from nextchar.app.logs.notifications.events import ALERT_EVENTS, EVENT_TYPES, EventType
 from nextchar.app.logs.notifications.formats import PAGERDUTY_URL, TargetFormat
+from nextchar.app.logs.notifications.outbox import Health
 from nextchar.models.anomaly.alerts import SEVERITIES, Severity
 from nextchar.models.errors import NotFound
 from nextchar.store.blobs import Blobs
@@ -200,7 +201,7 @@ class TargetCreate(RequestBody):
         return self
 
 
-class TargetBody(TargetFields):
+class TargetBody(Health, TargetFields):
     """A notification target, and how it works."""
 
     model_config = with_examples({
@@ -216,11 +217,6 @@ class TargetBody(TargetFields):
     secret: str | None = None
     """Signs the messages of a webhook, as in Standard Webhooks; only in the response that makes the
     target."""
-    waiting: int = Field(description="Messages that wait for their next attempt.")
-    dead: int = Field(description="Messages that were given up.")
-    last_success_at: float | None
-    last_error_at: float | None
-    last_error: str | None
 
 
 class TargetTestBody(BaseModel):

@@ -686,14 +686,14 @@ class NotificationTarget(TypedDict):
     events: list[EventType]
     format: Literal["standard", "slack", "pagerduty"]
     created_at: float
-    object: Literal["notification_target"]
-    is_setting: bool  # Whether it is one of the service's settings
-    secret: str | None
     waiting: int  # Messages that wait for their next attempt
     dead: int  # Messages that were given up
     last_success_at: float | None
     last_error_at: float | None
     last_error: str | None
+    object: Literal["notification_target"]
+    is_setting: bool  # Whether it is one of the service's settings
+    secret: str | None
 
 
 class TargetTest(TypedDict):

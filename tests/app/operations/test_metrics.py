@@ -85,7 +85,10 @@ def made(**parts: Any) -> Metrics:
         ),
         "outbox": SimpleNamespace(
             outcomes=lambda: {("t", "failed"): 2, ("u", "failed"): 1, ("u", "delivered"): 1},
-            health={"t": Health(last_error_at=9.0), "u": Health(8.0, last_error_at=7.0)}.__getitem__,
+            health={
+                "t": Health(waiting=0, dead=0, last_error_at=9.0),
+                "u": Health(waiting=0, dead=0, last_success_at=8.0, last_error_at=7.0),
+            }.__getitem__,
         ),
         "acceptance": SimpleNamespace(totals=lambda: {("a@1", "shown"): 5, ("a@1", "characters_saved"): 9}),
         "batches": SimpleNamespace(all=lambda: [BATCH], counts=lambda _: (5, 1)),
