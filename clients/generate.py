@@ -43,7 +43,7 @@ from nextchar.app.jobs.schemas import (
 )
 from nextchar.app.logs.alerts.alerts import AlertState
 from nextchar.app.logs.alerts.routes import list_alerts
-from nextchar.app.logs.alerts.schemas import AlertBody, CoverageBody, SuppressionBody
+from nextchar.app.logs.alerts.schemas import AlertBody, CoverageBody, Covering, SuppressionBody
 from nextchar.app.logs.ingest.schemas import FlaggedLine, IngestBody, IngestQuery, IngestStatusBody
 from nextchar.app.logs.notifications.events import EventType
 from nextchar.app.logs.notifications.targets import (
@@ -121,6 +121,7 @@ _OPTIONS: tuple[tuple[str, str, type[BaseModel], set[str]], ...] = (
     ("TargetOptions", "of `add_notification_target`", TargetCreate, {"kind", "url"}),
     ("AliasOptions", "of `set_alias`: what the version must meet", AliasRequirements, set()),
     ("AuditOptions", "of `audit`", AuditQuery, {"after", "limit"}),
+    ("CoveringOptions", "of a decision on an alert: which of its lines it covers", Covering, set()),
     ("AlertOptions", "of `alerts`", _query(list_alerts), {"after", "limit"}),
     ("CorpusOptions", "of `add_corpus`", _query(add_corpus), set()),
 )

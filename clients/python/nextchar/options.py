@@ -418,6 +418,18 @@ class AuditOptions(TypedDict, total=False):
     """At or before this time, in Unix seconds."""
 
 
+class CoveringOptions(TypedDict, total=False):
+    """The options of a decision on an alert: which of its lines it covers."""
+
+    values: Sequence[str] | None
+    """The values of the alert's lines that are covered, of those that the preview lists. Default: that of the
+    line in the title."""
+    all_values: bool | None
+    """Cover all lines of the alert, also future ones. Default: False."""
+    runbook: str | None
+    """The address of instructions, which webhooks and Alertmanagers get with the alert."""
+
+
 class AlertOptions(TypedDict, total=False):
     """The options of `alerts`."""
 

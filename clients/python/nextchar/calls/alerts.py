@@ -2,14 +2,14 @@
 
 import math
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from typing import Any, Literal, Unpack, cast
 
 from nextchar.connection import EVENT_STREAM, Connection, Outage, omit_none, path_of
 from nextchar.errors import NextcharError, ServerUnreachable
 from nextchar.lines import check_lines, line_of
-from nextchar.options import AlertOptions, IngestOptions, TargetOptions
+from nextchar.options import AlertOptions, CoveringOptions, IngestOptions, TargetOptions
 from nextchar.types import (
     Alert,
     AlertLabel,
@@ -44,51 +44,25 @@ class AlertCalls(Connection):
         """Mark an alert as being handled."""
         return await self._fetch(Alert, "POST", path_of("models", model, "alerts", alert, "acknowledge"))
 
-    async def preview_alert(
-        self, model: str, alert: str, *, values: Sequence[str] | None = None, all_values: bool | None = None
-    ) -> Coverage:
-        """Return which lines a label or a suppression would cover; options as of `label_alert`."""
-        params, path = _covering(values, all_values), path_of("models", model, "alerts", alert, "preview")
+    async def preview_alert(self, model: str, alert: str, **covering: Unpack[CoveringOptions]) -> Coverage:
+        """Return which lines a label or a suppression would cover."""
+        path, params = path_of("models", model, "alerts", alert, "preview"), omit_none(**covering)
+        params.pop("runbook", None)
         return await self._fetch(Coverage, "GET", path, params=params, can_retry=True)
 
     async def label_alert(
-        self,
-        model: str,
-        alert: str,
-        label: AlertLabel | None,
-        *,
-        values: Sequence[str] | None = None,
-        all_values: bool | None = None,
-        runbook: str | None = None,
+        self, model: str, alert: str, label: AlertLabel | None, **covering: Unpack[CoveringOptions]
     ) -> Alert:
-        """Label an alert. `normal` lowers the scores of its lines; None withdraws a label.
-
-        Args:
-            model: the model.
-            alert: the alert's id.
-            label: `normal`, `incident` or None.
-            values: which of its lines are normal, by their values; None: those like the line in its title.
-            all_values: all its lines are, also future ones.
-            runbook: the address of instructions, which is sent with the alert.
-        """
+        """Label an alert. `normal` lowers the scores of its lines; None withdraws a label."""
         path = path_of("models", model, "alerts", alert, "label")
-        more = _covering(values, all_values) | omit_none(runbook=runbook)
-        return await self._fetch(Alert, "POST", path, json={"label": label, **more})
+        return await self._fetch(Alert, "POST", path, json={"label": label, **omit_none(**covering)})
 
     async def suppress_alert(
-        self,
-        model: str,
-        alert: str,
-        *,
-        until: float,
-        values: Sequence[str] | None = None,
-        all_values: bool | None = None,
-        runbook: str | None = None,
+        self, model: str, alert: str, *, until: float, **covering: Unpack[CoveringOptions]
     ) -> Suppression:
-        """Count an alert but do not report it until a time, in Unix seconds; options as of `label_alert`."""
+        """Count an alert but do not report it until a time, in Unix seconds."""
         path = path_of("models", model, "alerts", alert, "suppress")
-        more = _covering(values, all_values) | omit_none(runbook=runbook)
-        return await self._fetch(Suppression, "POST", path, json={"until": until, **more})
+        return await self._fetch(Suppression, "POST", path, json={"until": until, **omit_none(**covering)})
 
     def suppressions(self, model: str) -> AsyncGenerator[Suppression, None]:
         """Yield the suppressions of a model, newest first, with those that have ended."""
@@ -143,10 +117,6 @@ class AlertCalls(Connection):
     ) -> AsyncGenerator[Delivery, None]:
         """Yield the messages to a webhook that were given up, newest first, or those that wait."""
         return self._pages(path_of("notification_targets", target, "deliveries"), **omit_none(status=status))
-
-
-def _covering(values: Sequence[str] | None, all_values: bool | None) -> dict[str, Any]:
-    return omit_none(values=None if values is None else list(values), all_values=all_values)
 
 
 class IngestCalls(Connection):

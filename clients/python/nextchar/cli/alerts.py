@@ -5,9 +5,9 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import typer
 from rich.text import Text
@@ -19,20 +19,11 @@ from nextchar.cli.formatting import format_integer, format_time, printable, spar
 from nextchar.cli.names import ModelArgument
 from nextchar.cli.session import Session, command_of, fail
 from nextchar.errors import NextcharError
-from nextchar.options import AlertOptions, TargetOptions
+from nextchar.options import AlertOptions, CoveringOptions, TargetOptions
 from nextchar.types import Alert, AlertExample, Delivery, NotificationTarget, Suppression, TargetKind
 
 app = typer.Typer()
 
-ValueOption = Annotated[
-    list[str] | None, Option("--value", metavar="VALUE", help="Cover lines with this value; repeatable.")
-]
-AllValuesOption = Annotated[
-    bool, Option("--all-values", help="Cover all lines of the alert, and future ones.")
-]
-RunbookOption = Annotated[
-    str | None, Option(metavar="URL", help="The address of instructions, sent with the alert.")
-]
 PreviewOption = Annotated[bool, Option("--preview", help="Only show what it would cover.")]
 AlertArgument = Annotated[str, Argument(metavar="ALERT", help="Id of an alert, or a unique prefix of it.")]
 
@@ -95,10 +86,8 @@ def label(
         Literal["normal", "incident", "none"],
         Argument(help="normal: score such lines lower from now on. none: withdraw the label."),
     ],
-    value: ValueOption = None,
-    all_values: AllValuesOption = False,
-    runbook: RunbookOption = None,
     preview: PreviewOption = False,
+    **covering: Unpack[CoveringOptions],
 ) -> None:
     """Label an alert as normal or as an incident; normal are the lines like that in its title.
 
@@ -106,11 +95,10 @@ def label(
     """
     wanted = None if label == "none" else label
     found = _id(session, model, alert)
-    covering: dict[str, Any] = {"values": value, "all_values": all_values or None}
     if wanted == "normal":
         _print_coverage(session, model, found, covering, is_result=preview)
     if not preview:
-        changed = session.client.label_alert(model, found, wanted, **covering, runbook=runbook)
+        changed = session.client.label_alert(model, found, wanted, **covering)
         session.print_result(changed, f"labeled {found} {label}")
         if wanted and not session.as_json:
             session.print_note(f"undo: nextchar alerts label {model} {found} none")
@@ -134,14 +122,12 @@ def suppress(
     span: Annotated[
         str | None, Option(metavar="PATTERN", help="With --template: pattern of the anomalous word.")
     ] = None,
-    value: ValueOption = None,
-    all_values: AllValuesOption = False,
-    runbook: RunbookOption = None,
     preview: PreviewOption = False,
     list_: Annotated[bool, Option("--list", help="List the model's suppressions.")] = False,
     delete: Annotated[
         str | None, Option(metavar="SUPPRESSION", help="End the suppression with this id.")
     ] = None,
+    **covering: Unpack[CoveringOptions],
 ) -> None:
     """Count matching alerts until a date, but do not report them: of an alert those like its title.
 
@@ -158,15 +144,15 @@ def suppress(
         raise typer.BadParameter("give an alert, or --template")
     else:
         until_s = None if preview else _until(until, duration)
-        covering: dict[str, Any] = {"values": value, "all_values": all_values or None}
         found = alert and _id(session, model, alert)
         if found:
             _print_coverage(session, model, found, covering, is_result=preview)
         if until_s is None:
             return
         if found:
-            made = client.suppress_alert(model, found, until=until_s, **covering, runbook=runbook)
+            made = client.suppress_alert(model, found, until=until_s, **covering)
         else:
+            runbook = covering.get("runbook")
             made = client.suppress(model, template=template or "", span=span, until=until_s, runbook=runbook)
         session.print_result(made, f"suppressed until {format_time(made['until'])}: {made['id']}")
         if made["warning"] and not session.as_json:
@@ -194,7 +180,7 @@ def export(
 
 
 def _print_coverage(
-    session: Session, model: str, alert: str, covering: Mapping[str, Any], *, is_result: bool
+    session: Session, model: str, alert: str, covering: CoveringOptions, *, is_result: bool
 ) -> None:
     """Show which lines a decision covers and which not: as the result, or before it takes effect."""
     found = session.client.preview_alert(model, alert, **covering)

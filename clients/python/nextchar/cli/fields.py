@@ -49,6 +49,15 @@ _DEVIATIONS: dict[str, dict[str, Any]] = {
         "help": "Refuse if there are too few lines for this false-alarm rate.",
     },
     "CorpusOptions.name": {"help": "Name of the corpus. Default: the file's name."},
+    "CoveringOptions.values": {
+        "name": "value",
+        "metavar": "VALUE",
+        "help": "Cover lines with this value; repeatable. Default: that of the line in the title.",
+    },
+    "CoveringOptions.runbook": {
+        "metavar": "URL",
+        "help": "The address of instructions, sent with the alert.",
+    },
     "EvaluationOptions.worst": {"help": "Number of misses and of false alarms to show. Default: 3."},
     "LineOptions.explain": {"help": "Explain the most anomalous lines. Default: no."},
     "MixOptions.corpus": {"name": "mix", "metavar": "CORPUS", "autocompletion": complete_corpus},
