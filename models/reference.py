@@ -61,14 +61,14 @@ class Model:
             rest = max(1, int(np.count_nonzero(counts))) / 2
             counts += 8 * np.bincount(read[recent][-32:], minlength=len(p))
             share = share if length == 5 else (counts + rest * share) / (counts.sum() + rest)  # interpolated
+        first, last = self.mixture["weights"][:, [38, 45]], self.mixture["last_weights"][:, 0] / 5
         for node, parts in reversed([*enumerate(self.mixture["children"])]):  # of a tree; ids are negative
             sides[node] = np.array([sides[c].any(0) if c > 0 else np.arange(len(p)) == -c for c in parts])
         for node, (left, right) in sorted(sides.items()):  # parents first
             n = np.array([[q @ left, q @ right] for q in (share, np.exp(logits - logits[1:].max()))])
             z = np.diff(np.log(n + [[1e-7], [1e-9]] * n.sum(1, keepdims=True)))[:, 0]  # (2,)
-            first, last = (self.mixture[name][min(node, 255)] for name in ("weights", "last_weights"))
-            mixed = np.clip(last[0] / 5 * np.clip(first[[38, 45]] @ z, -14, 14), -14, 14)
-            odds = mixed if p[left].max() >= 1e-3 else z[1]
+            mixed = np.clip(first[(ids[-1] * 0x9E3779B1 + node * 0x85EBCA6B >> 21) % 2048] @ z, -14, 14)
+            odds = np.clip(last[min(node, 255)] * mixed, -14, 14) if p[left].max() >= 1e-3 else z[1]
             p *= np.where(left, sigmoid(-odds), np.where(right, sigmoid(odds), 1))
         return np.asarray(np.log(p))
 

@@ -110,19 +110,20 @@ static const int PLACE_STEPS[] = {5, 9, 20};
 #define PART_SLOT_BITS 7
 #define GROUPS 256
 #define PAIRS 2048
-enum { SET_STARTS_COUNT = 7 };
-static const int SET_STARTS[] = {0, 256, 2304, 4352, 4392, 4584, 4712};
-#define SETS 7
-#define WEIGHT_ROWS 4968
+#define PAIR_SETS 6
+enum { SET_STARTS_COUNT = 9 };
+static const int SET_STARTS[] = {0, 2048, 4096, 6144, 8192, 10240, 12288, 12328, 12456};
+#define SETS 9
+#define WEIGHT_ROWS 12712
 #define ODDS_STEPS 24
 enum { LAST_STARTS_COUNT = 5 };
-static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
+static const int LAST_STARTS[] = {0, 256, 2304, 4352, 4392};
 #define LAST_SETS 5
-#define LAST_ROWS 600
+#define LAST_ROWS 4416
 #define PREDICTED 11369
 #define SHIFTS 11370
-#define CURVATURES 11425
-#define PREDICTION 11480
+#define CURVATURES 11427
+#define PREDICTION 11484
 #define MAX_ADAPTED_VOCABULARY 512
 #define PRECISION 0
 #define LAST_PRECISION 1
@@ -133,8 +134,7 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define RECENT_STATES 98
 #define FOLDED 0
 #define KIND 1
-#define RANK 2
-#define BRACKET_KIND 3
+#define BRACKET_KIND 2
 #define LINE_END 0
 #define SPACE 1
 #define LOWER 2
@@ -301,4 +301,4 @@ static const int LAST_STARTS[] = {0, 256, 296, 552, 576};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 4294483216u
+#define PACK_LAYOUT 2315120757u

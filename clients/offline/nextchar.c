@@ -510,7 +510,7 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
         (m->slots_count | m->singles_count | m->entries_count | m->positions_count) >> 28 ||
         m->slots_count % (1u << part_bits(m->slots_count)) || m->singles_count % (1u << part_bits(m->singles_count)))
       return damaged();
-    m->characters = exactly(file, PACK_CHARACTERS, 0, 16 * (u64)V);
+    m->characters = exactly(file, PACK_CHARACTERS, 0, 12 * (u64)V);
     m->children = exactly(file, PACK_CHILDREN, 0, 8 * nodes);
     m->maps = exactly(file, PACK_MAPS, 0, 4 * CONTEXTS * MAP_STATES);
     m->recent_maps = exactly(file, PACK_RECENT_MAPS, 0, 4 * RECENT * RECENT_STATES);
@@ -548,10 +548,8 @@ SMALL static int lay_out(nc *m, const u8 *file, room *room) {
 /* Check what the kernels would read beyond arrays by, and make the way up the tree. */
 SMALL static int check_tree(nc *m) {
   for (int c = 0; c < m->V; c++) {
-    const i32 *own = m->characters + 4 * c;
-    if (own[KIND] < 0 || own[KIND] > RECORD_END || own[RANK] < 0 || own[FOLDED] < 0 ||
-        own[BRACKET_KIND] < 0)
-      return damaged();
+    const i32 *own = m->characters + 3 * c;
+    if (own[KIND] < 0 || own[KIND] > RECORD_END || own[FOLDED] < 0 || own[BRACKET_KIND] < 0) return damaged();
   }
   for (int i = 0; i < m->V + m->nodes; i++) m->up[i] = -1;
   for (int i = 0; i < 2 * m->nodes; i++) {
@@ -846,7 +844,7 @@ SMALL static void write_other_keys(i32 *row, const u16 *end, int is_table, u64 f
 
 /* Follow what the row has of id c, the last of `past`, after `before`. */
 SMALL static void follow(const i32 *characters, i32 *row, int before, int c) {
-  const i32 *own = characters + 4 * c;
+  const i32 *own = characters + 3 * c;
   read_word(row, c, own[KIND], own[FOLDED]);
   read_field(row, c, own[KIND], before, own[BRACKET_KIND], characters[BRACKET_KIND]);
   read_token(row, c, own[KIND]);
@@ -917,7 +915,7 @@ static NOT_INLINE void write_some_keys(const nc *m, reader *r, u32 from, u32 to,
   for (u32 i = from; i < to; i++) {
     int c = m->text[i];
     for (int k = 0; k < CONTEXTS; k++) keys[(size_t)k * m->text_count + i] = (u32)r->row[KEYS + k];
-    if (m->characters[4 * c + KIND] == RECORD_END) {
+    if (m->characters[3 * c + KIND] == RECORD_END) {
       zero(r->row, sizeof r->row);
       zero(r->window + r->at + KEY_CHARACTERS - r->fresh, 2 * (size_t)r->fresh);
       r->fresh = 0;
@@ -1279,7 +1277,7 @@ static NOT_INLINE void shift_in(u16 *past, int count, int read, u16 number) {
 
 static void read_context(const nc *m, i32 *row, int c) {
   u16 *past = past_of(row), *keys = (u16 *)(void *)(row + HISTORY_KEYS);
-  if (m->characters[4 * c + KIND] == RECORD_END) zero(row, 4 * STATE_COLUMNS);
+  if (m->characters[3 * c + KIND] == RECORD_END) zero(row, 4 * STATE_COLUMNS);
   int before = past[HISTORY_CHARACTERS - 1];
   shift_in(past, HISTORY_CHARACTERS, row[READ], (u16)c);
   for (int j = 0; j < RECENT_KEYS_COUNT; j++, keys += KEY_CHARACTERS)
@@ -1294,7 +1292,7 @@ static void read_context(const nc *m, i32 *row, int c) {
 static void read_character(const nc *m, i32 *row, int c) {
   const u16 *past = past_of(row);
   int distance = row[HISTORY_MATCH_DISTANCE], at = row[MATCH_AT];
-  int goes_on = m->characters[4 * c + KIND] != RECORD_END;
+  int goes_on = m->characters[3 * c + KIND] != RECORD_END;
   int was_predicted = goes_on && distance > 0 && c != 0 && past[HISTORY_CHARACTERS - distance] == c;
   int is_match_over = !goes_on || at == 0 || m->text[at] != c;
   read_context(m, row, c);
@@ -1589,31 +1587,33 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
   for (int n = 0; n < BACKOFFS; n++) inputs[BY_BACKOFF + n] = log_(odds[n]);
 }
 
+/* The row of PAIRS for a number of at most 20 bits and a node. */
+static int pair(u64 a, int node) {
+  return (int)((a * 0x9E3779B1u + (u64)node * 0x85EBCA6Bu) >> 21 & (PAIRS - 1));
+}
+
 /* Choose the rows of the weights. */
-static void choose_sets(nc *m, const i32 *row, int node, const f32 *own, int by_match, f32 by_backoff) {
+static void choose_sets(nc *m, const i32 *row, int node, int by_match, f32 by_backoff) {
   const u16 *past = past_of((i32 *)(size_t)row);
-  int c1 = past[HISTORY_CHARACTERS - 1], c2 = past[HISTORY_CHARACTERS - 2];
-  int longest = 0, is_certain = 0;
-  for (int k = 0; k < ORDERS_COUNT; k++) {
-    f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k];
-    if (n0 + n1 > 0) longest = k + 1, is_certain = n0 == 0 || n1 == 0 ? 2 : 1;
-  }
-  int known = 3 * longest + is_certain, kind = m->characters[4 * c1 + KIND];
-  int rank = min(m->characters[4 * c1 + RANK], GROUPS - 1), group = min(node, GROUPS - 1);
+  int c1 = past[HISTORY_CHARACTERS - 1], c2 = past[HISTORY_CHARACTERS - 2], kind = m->characters[3 * c1 + KIND];
+  int kinds = row[TOKENS], last = row[LAST_TOKEN], letters = min(row[LETTERS], 15);
+  int by_kinds = pair((kinds & 0x3FF) | last << 10 | min(letters, 3) << 15, node);
   i32 *chosen = m->chosen;
-  chosen[0] = SET_STARTS[0] + group;
-  chosen[1] = SET_STARTS[1] + (331 * c1 + 7919 * node) % PAIRS;
-  chosen[2] = SET_STARTS[2] + (331 * c2 + 7919 * node) % PAIRS;
-  chosen[3] = SET_STARTS[3] + by_match;
-  chosen[4] = SET_STARTS[4] + 8 * known + kind;
-  chosen[5] = SET_STARTS[5] + 8 * min(row[LETTERS], 15) + kind;
+  chosen[0] = SET_STARTS[0] + pair(c1, node);
+  chosen[1] = SET_STARTS[1] + pair(c2, node);
+  chosen[2] = SET_STARTS[2] + by_kinds;
+  chosen[3] = SET_STARTS[3] + pair((kinds & 0x7FFF) | last << 15, node);
+  chosen[4] = SET_STARTS[4] + pair(m->features[2 * (MATCHES + RUN_OF[BRACKET])], node);
+  chosen[5] = SET_STARTS[5] + pair(m->features[2 * (MATCHES + RUN_OF[SHAPE])], node);
+  chosen[6] = SET_STARTS[6] + by_match;
+  chosen[7] = SET_STARTS[7] + 8 * letters + kind;
   int column = m->characters[BRACKET_KIND] ? row[LINE_COLUMN] : row[LINE_COLUMN] >> 3;
-  chosen[6] = SET_STARTS[6] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7);
+  chosen[8] = SET_STARTS[8] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7);
   f32 odds = minf(maxf(by_backoff, -8.0f), 8.0f) * (f32)(ODDS_STEPS / 16.0);
-  chosen[SETS] = LAST_STARTS[0] + group;
-  chosen[SETS + 1] = LAST_STARTS[1] + by_match;
-  chosen[SETS + 2] = LAST_STARTS[2] + rank;
-  chosen[SETS + 3] = LAST_STARTS[3] + known;
+  chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1);
+  chosen[SETS + 1] = LAST_STARTS[1] + by_kinds;
+  chosen[SETS + 2] = LAST_STARTS[2] + pair(c1 ^ c2 << 10, node);
+  chosen[SETS + 3] = LAST_STARTS[3] + by_match;
   chosen[SETS + 4] = LAST_STARTS[4] + min((i32)(odds + (f32)(ODDS_STEPS / 2.0 + 0.5)), ODDS_STEPS - 1);
 }
 
@@ -1631,7 +1631,7 @@ static f32 decide(nc *m, f32 *row, int node, f32 by_network) {
   inputs[CONSTANT] = 0.4f;
   inputs[BY_NETWORK] = by_network;
   for (int i = BY_NETWORK + 1; i < INPUTS; i++) inputs[i] = 0.0f;
-  choose_sets(m, numbers, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1]);
+  choose_sets(m, numbers, node, by_match, inputs[BY_BACKOFF + BACKOFFS - 1]);
   f32 shift = m->adapts ? dot(shifts, inputs, INPUTS) : 0.0f;
   for (int k = 0; k < SETS; k++)
     outputs[k] = limited(dot(m->weights + m->chosen[k] * INPUTS, inputs, INPUTS) + shift);

@@ -22,6 +22,7 @@ from nextchar.models.kernels.mixture_arguments import (
     BEFORE_0,
     BEFORE_1,
     BLOCKS,
+    BRACKET,
     BRACKET_KIND,
     BUCKETS,
     BY_BACKOFF,
@@ -50,6 +51,7 @@ from nextchar.models.kernels.mixture_arguments import (
     LAST_PRECISION,
     LAST_SETS,
     LAST_STARTS,
+    LAST_TOKEN,
     LEARNED_BACKOFF,
     LEARNED_FROM,
     LEARNED_SHARES,
@@ -70,7 +72,6 @@ from nextchar.models.kernels.mixture_arguments import (
     PREDICTED,
     PREDICTION,
     PREDICTIONS,
-    RANK,
     RARE_CONTEXTS,
     RECENT,
     RECENT_0,
@@ -83,8 +84,10 @@ from nextchar.models.kernels.mixture_arguments import (
     RUN_STATES,
     SET_STARTS,
     SETS,
+    SHAPE,
     SHIFTS,
     STATE_COLUMNS,
+    TOKENS,
 )
 from nextchar.models.kernels.mixture_contexts import read_character, write_features
 from nextchar.models.kernels.mixture_hashes import entries_of, single_of
@@ -103,6 +106,7 @@ _FLOOR = 1e-3  # subtrees that are less probable are divided as the network says
 _EPSILON = 1e-9
 _LEAST = 1e-37
 _MAX_LOGIT = 14.0
+_FACTOR, _NODE_FACTOR = 0x9E3779B1, 0x85EBCA6B  # odd, so that each bit reaches the highest ones
 
 
 @inline_jit
@@ -526,28 +530,32 @@ def _write_backoffs(own, share, followed, learned, parts, inputs):  # type: igno
 
 
 @inline_borrowing
-def _choose_sets(characters, row, past, node, own, by_match, by_backoff, chosen):  # type: ignore[no-untyped-def]
+def _pair(a, node):  # type: ignore[no-untyped-def]
+    """Return the row of PAIRS for a number of at most 20 bits and a node."""
+    return ((np.int64(a) * _FACTOR + node * _NODE_FACTOR) >> 21) & (PAIRS - 1)
+
+
+@inline_borrowing
+def _choose_sets(characters, row, past, features, node, by_match, by_backoff, chosen):  # type: ignore[no-untyped-def]
     """Choose the rows of the weights."""
     c1, c2 = np.int64(past[HISTORY_CHARACTERS - 1]), np.int64(past[HISTORY_CHARACTERS - 2])
-    longest, is_certain = 0, 0
-    for k in range(len(ORDERS)):
-        n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
-        if n0 + n1 > 0:
-            longest, is_certain = k + 1, 2 if n0 == 0 or n1 == 0 else 1
-    known = 3 * longest + is_certain
-    chosen[0] = SET_STARTS[0] + min(node, GROUPS - 1)
-    chosen[1] = SET_STARTS[1] + (331 * c1 + 7919 * node) % PAIRS
-    chosen[2] = SET_STARTS[2] + (331 * c2 + 7919 * node) % PAIRS
-    chosen[3] = SET_STARTS[3] + by_match
-    chosen[4] = SET_STARTS[4] + 8 * known + characters[c1, KIND]
-    chosen[5] = SET_STARTS[5] + 8 * min(row[LETTERS], 15) + characters[c1, KIND]
+    kinds, last, letters = np.int64(row[TOKENS]), np.int64(row[LAST_TOKEN]), min(row[LETTERS], 15)
+    by_kinds = _pair((kinds & 0x3FF) | last << 10 | min(letters, 3) << 15, node)
+    chosen[0] = SET_STARTS[0] + _pair(c1, node)
+    chosen[1] = SET_STARTS[1] + _pair(c2, node)
+    chosen[2] = SET_STARTS[2] + by_kinds
+    chosen[3] = SET_STARTS[3] + _pair((kinds & 0x7FFF) | last << 15, node)
+    chosen[4] = SET_STARTS[4] + _pair(features[2 * (MATCHES + RUN_OF[BRACKET])], node)
+    chosen[5] = SET_STARTS[5] + _pair(features[2 * (MATCHES + RUN_OF[SHAPE])], node)
+    chosen[6] = SET_STARTS[6] + by_match
+    chosen[7] = SET_STARTS[7] + 8 * letters + characters[c1, KIND]
     column = row[LINE_COLUMN] if characters[0, BRACKET_KIND] != 0 else row[LINE_COLUMN] >> 3
-    chosen[6] = SET_STARTS[6] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7)
+    chosen[8] = SET_STARTS[8] + 8 * min(row[FIELD_NUMBER], 31) + min(column, 7)
     odds = min(max(by_backoff, np.float32(-8)), np.float32(8)) * np.float32(ODDS_STEPS / 16)
     chosen[SETS] = LAST_STARTS[0] + min(node, GROUPS - 1)
-    chosen[SETS + 1] = LAST_STARTS[1] + by_match
-    chosen[SETS + 2] = LAST_STARTS[2] + min(characters[c1, RANK], GROUPS - 1)
-    chosen[SETS + 3] = LAST_STARTS[3] + known
+    chosen[SETS + 1] = LAST_STARTS[1] + by_kinds
+    chosen[SETS + 2] = LAST_STARTS[2] + _pair(c1 ^ c2 << 10, node)
+    chosen[SETS + 3] = LAST_STARTS[3] + by_match
     chosen[SETS + 4] = LAST_STARTS[4] + min(
         np.int32(odds + np.float32(ODDS_STEPS / 2 + 0.5)), np.int32(ODDS_STEPS - 1)
     )
@@ -571,7 +579,7 @@ def _decide(  # type: ignore[no-untyped-def]
     _write_backoffs(own, share, followed, learned, parts, inputs)
     inputs[CONSTANT] = np.float32(0.4)
     inputs[BY_NETWORK] = by_network
-    _choose_sets(characters, row, past, node, own, by_match, inputs[BY_BACKOFF + BACKOFFS - 1], chosen)
+    _choose_sets(characters, row, past, features, node, by_match, inputs[BY_BACKOFF + BACKOFFS - 1], chosen)
     limit, shift, last_shift = np.float32(_MAX_LOGIT), np.float32(0), np.float32(0)
     adapts = adaptation[PRECISION] > 0
     if adapts:

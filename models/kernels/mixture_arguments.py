@@ -182,22 +182,25 @@ GROUPS = 256
 """Nodes and characters that have weights of their own; rarer ones share the last."""
 
 PAIRS = 2048
-"""Weights for characters and nodes together, by a hash."""
+"""Weights for nodes together with something else, by a hash."""
 
-SET_STARTS = (0, GROUPS, GROUPS + PAIRS, *(GROUPS + 2 * PAIRS + n for n in (0, 40, 232, 360)))
-"""Rows of the weights: by node; by node and the last character; by node and the one before; by the matches;
-by the longest known order, whether it is certain, and the class of the last character; by the length of the
-word and that class; by the number of the field and the column."""
+PAIR_SETS = 6
+"""The first sets, of PAIRS rows each: by the node and the last character; the one before; the kinds of the
+last two tokens and how far the word is; those of the last three; the character of the bracket's run; that of
+the run of the kinds of tokens."""
+SET_STARTS = (*range(0, PAIR_SETS * PAIRS, PAIRS), *(PAIR_SETS * PAIRS + n for n in (0, 40, 168)))
+"""Rows of the weights: of these; by the matches; by the length of the word and the class of the last
+character; by the number of the field and the column."""
 SETS = len(SET_STARTS)
-WEIGHT_ROWS = GROUPS + 2 * PAIRS + 360 + 256
+WEIGHT_ROWS = PAIR_SETS * PAIRS + 168 + 256
 
 ODDS_STEPS = 24
 """Steps of the logarithm of the odds of the last estimate, between -8 and 8."""
-LAST_STARTS = (0, GROUPS, GROUPS + 40, 2 * GROUPS + 40, 2 * GROUPS + 64)
-"""Rows of the last weights: by node; by the matches; by the last character; by the longest order that is
-known and whether it is certain; by the last estimate."""
+LAST_STARTS = (0, *(GROUPS + n for n in (0, PAIRS, 2 * PAIRS, 2 * PAIRS + 40)))
+"""Rows of the last weights: by node; by the node and the kinds of the last two tokens, as above; by the node
+and the last two characters; by the matches; by the last estimate."""
 LAST_SETS = len(LAST_STARTS)
-LAST_ROWS = 2 * GROUPS + 64 + ODDS_STEPS
+LAST_ROWS = GROUPS + 2 * PAIRS + 40 + ODDS_STEPS
 
 # ---- more columns of a row's state, if the mixers adapt to what is read
 
@@ -226,7 +229,7 @@ MAP_STATES = CERTAIN_STATES + 32
 RECENT_STATES = 98
 """States of `Experts.recent_maps`: two counts up to 6, and which was the newest."""
 
-FOLDED, KIND, RANK, BRACKET_KIND = range(4)
+FOLDED, KIND, BRACKET_KIND = range(3)
 """Columns of `Experts.characters`."""
 LINE_END, SPACE, LOWER, UPPER, DIGIT, LETTER, SIGN, RECORD_END = range(8)
 """Values of KIND. LETTER has no case; at RECORD_END, the line end of records, what was read is forgotten."""
@@ -251,8 +254,8 @@ class Experts(NamedTuple):
     entries: NDArray[np.uint32]
     """What followed each context: 1 bit that is set for its last entry, 15 bits of count, 16 bits of id."""
     characters: NDArray[np.int32]
-    """(V, 4) of each id: the number of its lower case, what kind it is, its rank by frequency, and whether it
-    opens or closes a bracket."""
+    """(V, 3) of each id: the number of its lower case, what kind it is, and whether it opens or closes a
+    bracket."""
     up: NDArray[np.int32]
     """(V + nodes,) of each id, and of V + each node: twice its parent node, plus 1 if it is the right child;
     the root has -1, id 0 too. A node's parent has a smaller number."""

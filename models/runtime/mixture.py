@@ -59,7 +59,6 @@ MAX_CHARACTERS = 2_000_000
 """Maximum number of characters, from the end of the known text, in the file."""
 
 _MAX_BYTES = 64 << 20  # of the arrays
-_OLD_MAPS = ((12, 256), (14, 256), (14, 288))  # in files of older versions
 _MAX_ID = 65535
 _FILLED = 0.7  # of a hash table
 _MIN_INDEX_BITS = (
@@ -224,8 +223,7 @@ def load(data: bytes, *, size: int, upgrade: Callable[[NDArray[np.int32]], Learn
         text = arrays["text"]
         _check_text(text, size)
         kept = text.astype(np.int32)
-        is_old = "children" not in arrays or arrays["maps"].shape in _OLD_MAPS
-        if is_old or arrays["weights"].shape[-1:] != (INPUTS,):
+        if "children" not in arrays or arrays["weights"].shape != (WEIGHT_ROWS, INPUTS):  # of an older model
             return experts_of(kept, upgrade(kept))
         learned = Learned(*(arrays[name] for name in Learned._fields))
         _check_learned(learned, size)
@@ -246,7 +244,7 @@ def _check_learned(learned: Learned, size: int) -> None:
     """Raise ValueError if the kernels would read beyond an array, or for ever."""
     nodes = max(0, size - 2)
     shapes = (
-        (size, 4), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCH_STATES,),
+        (size, 3), (nodes, 2), (CONTEXTS, MAP_STATES), (RECENT, RECENT_STATES), (MATCH_STATES,),
         (WEIGHT_ROWS, INPUTS), (LAST_ROWS, SETS), (ADAPTATION,), (LEARNED_SHARES, SHARE_STATES),
     )  # fmt: skip
     for i, (array, shape) in enumerate(zip(learned, shapes, strict=True)):

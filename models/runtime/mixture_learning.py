@@ -43,7 +43,6 @@ from nextchar.models.kernels.mixture_arguments import (
     OPENING,
     PLACE_STEPS,
     QUOTE,
-    RANK,
     RECENT,
     RECENT_STATES,
     RECORD_END,
@@ -178,15 +177,13 @@ def _share(different: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np
 def characters_of(text: NDArray[np.int32], vocabulary: Vocabulary, *, is_records: bool) -> NDArray[np.int32]:
     """Return `Experts.characters`."""
     numbers: dict[str, int] = {}
-    table = np.zeros((len(vocabulary), 4), np.int32)
+    table = np.zeros((len(vocabulary), 3), np.int32)
     table[0, KIND] = SIGN
     for i, c in enumerate(vocabulary.characters, 1):
         is_part = vocabulary.alphabet == "bytes" and not c.isascii()  # of a character, probably a letter
         table[i, FOLDED] = numbers.setdefault(c if is_part else c.lower(), len(numbers) + 1)
         table[i, KIND] = LETTER if is_part else _kind(c, is_records=is_records)
         table[i, BRACKET_KIND] = _BRACKET_KINDS.get(c, 0)
-    counts = np.bincount(text, minlength=len(vocabulary))
-    table[np.argsort(-counts, kind="stable"), RANK] = np.arange(len(vocabulary))
     if delimiter := _delimiter(text, vocabulary.characters):
         marks = {delimiter: DELIMITER, '"': QUOTE}
         table[0, BRACKET_KIND] = 1

@@ -8,7 +8,7 @@ import pytest
 
 from nextchar.models.architectures.spec import Trainable
 from nextchar.models.config import Budget, NetworkConfig, TrainingConfig
-from nextchar.models.kernels.mixture_arguments import BY_BACKOFF, BY_NETWORK, GROUPS, LAST_SETS, ORDERS
+from nextchar.models.kernels.mixture_arguments import BY_BACKOFF, BY_NETWORK, GROUPS, LAST_SETS, ORDERS, PAIRS
 from nextchar.models.loaded_model import LoadedModel
 from nextchar.models.reference import Model, read
 from nextchar.models.runtime import mixture
@@ -103,8 +103,8 @@ def test_network_and_contexts_are_mixed_as_by_the_kernels(
     text = TEXT.vocabulary.decode(known.tolist())
     learned = without_adaptation(learned_for(text, TEXT.vocabulary))
     weights, last_weights = np.zeros_like(learned.weights), np.zeros_like(learned.last_weights)
-    for inputs in (BY_BACKOFF, BY_NETWORK):  # by node, and nothing else
-        weights[:GROUPS, inputs] = learned.weights[:GROUPS, inputs]
+    for inputs in (BY_BACKOFF, BY_NETWORK):  # by node and last character, and nothing else
+        weights[:PAIRS, inputs] = learned.weights[:PAIRS, inputs]
     last_weights[:GROUPS, 0] = 1.1 * LAST_SETS
     learned = learned._replace(weights=weights, last_weights=last_weights)
     ids = np.concatenate([known[-6:], np.minimum(random.geometric(0.3, 100) - 1, size - 1), known[:9]])

@@ -12,6 +12,7 @@ from nextchar.models.kernels.mixture_arguments import (
     BACKOFF_CONTEXTS,
     BACKOFF_SHARE,
     BACKOFF_STARTS,
+    BRACKET,
     BUCKETS,
     BY_NETWORK,
     CERTAIN_STATES,
@@ -46,6 +47,7 @@ from nextchar.models.kernels.mixture_arguments import (
     SEPARATOR,
     SET_STARTS,
     SETS,
+    SHAPE,
     Experts,
 )
 from nextchar.models.runtime.mixture import Learned, experts_of
@@ -91,6 +93,11 @@ def step(n: int, a: int, b: int, c: int) -> int:
     return n if n < 4 else 4 + sum(n > last for last in (a, b, c))
 
 
+def pair(a: int, node: int) -> int:
+    """Return the row of a number and a node among PAIRS."""
+    return (a * 0x9E3779B1 + node * 0x85EBCA6B) // 2**21 % PAIRS
+
+
 def common_suffix(a: list[int], b: list[int]) -> int:
     length = 0
     while length < min(len(a), len(b), MAX_MATCH) and a[-1 - length] == b[-1 - length] > 0:
@@ -102,7 +109,7 @@ class Reader:
     """What contexts a text has: tuples, where the kernels have hashes."""
 
     def __init__(self, characters: NDArray[np.int32]) -> None:
-        self.folded, self.kinds, _, self.bracket_kinds = characters.T
+        self.folded, self.kinds, self.bracket_kinds = characters.T
         self.forget()
 
     def forget(self) -> None:
@@ -230,7 +237,7 @@ class SlowMixture:
         self.text: list[int] = vocabulary.encode(text).tolist()
         self.learned, self.size = learned, len(vocabulary)
         self.adaptation = learned.adaptation.astype(float)
-        _, self.kinds, self.ranks, _ = learned.characters.T
+        _, self.kinds, _ = learned.characters.T
         self.reader = Reader(learned.characters)
         known, self.counts = Reader(learned.characters), defaultdict[object, Counter[int]](Counter)
         for c in self.text:
@@ -396,7 +403,6 @@ class SlowMixture:
         """Return the logarithm of the odds of the right subtree, the inputs and the first layer's outputs."""
         left, right = (self.under(c) for c in self.learned.children[node].tolist())
         by_map = []
-        longest = certain = 0
         for k, counter in enumerate(self.known):
             n0, n1 = (sum(counter[c] for c in side if c) for side in (left, right))
             z, total = np.log((n1 + 0.4) / (n0 + 0.4)), n0 + n1
@@ -405,8 +411,6 @@ class SlowMixture:
             is_certain = total > 0 and len(set(counter) - {0}) == 1
             state = CERTAIN_STATES + 2 * size + (not n0) if is_certain else 16 * size + ratio
             by_map.append(self.learned.maps[k, state])
-            if k < len(ORDERS) and total:
-                longest, certain = k + 1, 1 + (not n0 or not n1)
         by_recent = []
         for j, places in enumerate(self.now[0]):
             sides = [int(c in right) for c in places if c in left | right]
@@ -428,18 +432,21 @@ class SlowMixture:
         inputs = np.zeros(INPUTS)
         inputs[: BY_NETWORK + 1] = [*by_map, *by_recent, *by_match, *others]
         c1, c2 = [0, 0, *self.reader.read][-1], [0, 0, *self.reader.read][-2]
-        known = 3 * longest + certain
+        letters = 0 if self.reader.gap else min(len(self.reader.word), 15)
         column = self.reader.column // (1 if self.reader.bracket_kinds[0] else 8)
+        kinds, token = [0, 0, 0, *self.reader.tokens], self.reader.last_token
+        two = 32 * kinds[-2] + kinds[-1]
+        by_kinds = pair(two + (token << 10) + (min(letters, 3) << 15), node)
+        runs = dict(zip(RUN_CONTEXTS, (c for c, _ in self.runs()), strict=True))
         rows = np.array(SET_STARTS) + np.array([
-            min(node, 255), (331 * c1 + 7919 * node) % PAIRS, (331 * c2 + 7919 * node) % PAIRS,
-            4 * best + agree, 8 * known + self.kinds[c1],
-            8 * (0 if self.reader.gap else min(len(self.reader.word), 15)) + self.kinds[c1],
-            8 * min(self.reader.number, 31) + min(column, 7),
+            pair(c1, node), pair(c2, node), by_kinds, pair(1024 * kinds[-3] + two + (token << 15), node),
+            pair(runs[BRACKET], node), pair(runs[SHAPE], node), 4 * best + agree,
+            8 * letters + self.kinds[c1], 8 * min(self.reader.number, 31) + min(column, 7),
         ])  # fmt: skip
         weights = self.learned.weights[rows] + self.shifts[:INPUTS]
         outputs = np.clip(weights @ inputs, -14, 14)
         last_rows = np.array(LAST_STARTS) + np.array([
-            min(node, 255), 4 * best + agree, min(self.ranks[c1], 255), known,
+            min(node, 255), by_kinds, pair(c1 ^ c2 << 10, node), 4 * best + agree,
             min(int(np.clip(by_backoff[-1], -8, 8) * 1.5 + 12.5), 23),
         ])  # fmt: skip
         last = self.learned.last_weights[last_rows].mean(0) + self.shifts[INPUTS:]

@@ -363,10 +363,9 @@ def test_file_survives_a_round_trip() -> None:
     "learned",
     [
         {"weights": np.ones(104, np.float32)},
-        LEARNED._asdict() | {"maps": LEARNED.maps[:12, :256]},
-        LEARNED._asdict() | {"maps": LEARNED.maps[:14, :256]},
-        LEARNED._asdict() | {"maps": LEARNED.maps[:14]},
-        LEARNED._asdict() | {"weights": LEARNED.weights[:, :40], "match_maps": LEARNED.match_maps[:48]},
+        LEARNED._asdict() | {"weights": LEARNED.weights[:872, :40], "maps": LEARNED.maps[:12, :256]},
+        LEARNED._asdict()
+        | {"weights": LEARNED.weights[:4968], "characters": LEARNED.characters[:, [0, 1, 0, 2]]},
     ],
 )
 def test_models_of_older_versions_learn_from_their_text_when_they_are_loaded(learned: Any) -> None:
@@ -419,7 +418,7 @@ def changed(name: str, at: Any, value: float) -> dict[str, np.ndarray]:
         damaged(text=np.array([1, V])),
         damaged(text=np.array([[1]])),
         damaged(text=np.zeros(0, np.int32)),
-        damaged(weights=LEARNED.weights[1:]),
+        damaged(last_weights=LEARNED.last_weights[1:]),
         damaged(weights=LEARNED.weights.astype(np.int32)),
         damaged(**changed("weights", (3, 3), np.nan)),
         damaged(**changed("children", 0, V)),
