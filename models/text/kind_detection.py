@@ -4,7 +4,8 @@ Records are lines in no particular order: names, words, domains, requests. Shuff
 would destroy it, so a text is records only if its lines show it:
 
 - neighbors have no more in common than the same lines in random order, and enough lines have something in
-  common to show it: so even questions, rows of numbers, and lines that repeat are records; or
+  common to show it: so even questions, rows of numbers, and lines that repeat are records, unless the same
+  lines follow each other again, as in licenses; or
 - they are sorted, which lines in an order of their own are not; or
 - they are sequences of different lengths of a few words, as of system calls; or
 - each is a single word, as a domain is, and most differ; or
@@ -163,18 +164,19 @@ class _Lines:
 
         With it the mean and the standard deviation of that in random order.
         """
-        lines: Sequence[Any] = self.stripped
-        measure: Callable[[Sequence[Any]], float] = _repeated_pairs
-        if _median_words(list(map(_WORD.findall, self.stripped))) >= 2:
-            lines, measure = _rare_features(self.stripped), _common
-        orders = [random.Random(seed).sample(lines, len(lines)) for seed in range(_SHUFFLES)]
-        shuffled = list(map(measure, orders))
-        return measure(lines), fmean(shuffled), stdev(shuffled)
+        if _median_words(list(map(_WORD.findall, self.stripped))) < 2:
+            return self.followed
+        return _compared(_common, _rare_features(self.stripped))
+
+    @cached_property
+    def followed(self) -> tuple[float, float, float]:
+        """The same of which line follows which: passages, as of licenses, can occur several times."""
+        return _compared(_repeated_pairs, self.stripped)
 
     @property
     def is_unrelated(self) -> bool:
         """Whether neighbors have certainly no more in common than in random order."""
-        if len(set(self.stripped)) < _MIN_LINES:
+        if len(set(self.stripped)) < _MIN_LINES or _is_more_than_by_chance(*self.followed):
             return False
         observed, expected, deviation = self.common
         return expected >= _MIN_EXPECTED and observed + _DEVIATIONS * deviation <= _MAX_UNRELATED * expected
@@ -182,8 +184,18 @@ class _Lines:
     @property
     def is_related(self) -> bool:
         """Whether neighbors have certainly more in common than in random order."""
-        observed, expected, deviation = self.common
-        return observed - _DEVIATIONS * deviation > _MAX_UNRELATED * max(1.0, expected)
+        return _is_more_than_by_chance(*self.common)
+
+
+def _compared(measure: Callable[[Sequence[Any]], float], lines: Sequence[Any]) -> tuple[float, float, float]:
+    """Return a measure of lines, and its mean and standard deviation of the same lines in random order."""
+    orders = [random.Random(seed).sample(lines, len(lines)) for seed in range(_SHUFFLES)]
+    shuffled = list(map(measure, orders))
+    return measure(lines), fmean(shuffled), stdev(shuffled)
+
+
+def _is_more_than_by_chance(observed: float, expected: float, deviation: float) -> bool:
+    return observed - _DEVIATIONS * deviation > _MAX_UNRELATED * max(1.0, expected)
 
 
 def _fraction(lines: Sequence[str], holds: Callable[[str], bool]) -> float:

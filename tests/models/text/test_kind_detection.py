@@ -171,6 +171,8 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         ([line for w in words(200) for line in (f"Name: {w} {w[::-1]}", f"City: {w[:4]}")], "fields"),
         ([line for w in words(90) for line in (
             f'[Site "{w}"]', f'[White "{w[:3]}"]', f"1. {w[3:]} e5", "")], "fields"),
+        ([line for i, w in enumerate(words(60)) for line in (
+            f"package {w}", *phrases(60)[i % 3 * 20 : i % 3 * 20 + 20], "")], "empty lines"),
         (["hello"] * 300, "repeated"),
         (["one line without an end"], "too few"),
         ([], "too few"),
