@@ -88,6 +88,7 @@ _BRACKETS = tuple("{[(<")
 _NUMBER = re.compile(r"(?<![\d.,+-])[\d.,+-]*\d")  # only from a run's beginning, so in linear time
 _NUMBER_CELL = re.compile(r"[\s\"]*[-+]?(?=[.,]*\d)[\d.,]+(?:[eE][-+]?\d+)?%?[\s\"]*")
 _QUOTED = re.compile(r'"[^"]*"')  # a cell, which may have delimiters
+_DIGITS = re.compile(r"\d+")
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
@@ -307,9 +308,11 @@ def _spaced(lines: Sequence[str]) -> float:
 
 
 def _is_sorted(lines: Sequence[str]) -> bool:
-    """Return whether lines that start with no digit are in alphabetical order, by one of the usual rules."""
-    if _fraction(lines, lambda line: line[:1].isdigit()) > _MAX_INDENTED:
-        return False
+    """Return whether lines are in alphabetical order, by one of the usual rules, apart from their numbers.
+
+    Numbers increase in lines that are no list: the times of a song's, the verses of a chapter.
+    """
+    lines = [_DIGITS.sub("", line) for line in lines]
     keys: list[Callable[[str], str]] = [
         str,
         str.casefold,

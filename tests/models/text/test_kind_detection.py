@@ -221,6 +221,12 @@ def test_a_chat_with_times_is_text() -> None:
         assert detected("\n".join(chat)).kind == "text"
 
 
+def test_verses_in_order_of_their_numbers_are_not_sorted() -> None:
+    for lines, reason in ((words(90), "not sorted"), (sorted(words(90)), "are sorted")):
+        verses = [f"Gen {i // 30}:{i % 30:02} {w} {w[::-1]}" for i, w in enumerate(lines)]
+        assert reason in detected("\n".join(verses)).reason
+
+
 def test_statements_of_sql_are_code_although_their_keys_increase() -> None:
     rows = [f"INSERT INTO {w} VALUES ({1000 + i});" for i, w in enumerate(words(300))]  # noqa: S608
     assert detected("\n".join(rows)).kind == "code"
