@@ -52,7 +52,7 @@ _MIN_ROWS = 0.9  # fraction of the lines with the same columns
 _MAX_LABELS = 0.2  # distinct labels per line
 _MIN_LABELED = 0.5  # fraction of the lines of objects that have a label
 _MIN_PREDICTED = 0.6  # fraction of the labels that follow the one before more often than any other does
-_MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and that are distinct
+_MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and of sentences, distinct
 _MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
 _MIN_HEADINGS = 0.005  # fraction of the lines of Markdown
 _MIN_LINKS = 0.02
@@ -64,6 +64,7 @@ _WRAPPED_CHARACTERS = 40  # a shorter line is not a wrapped one
 
 _MAX_SENTENCE_ENDS = 0.1  # fraction of the lines that end like a clause
 _MAX_FUNCTION_WORDS = 0.1  # fraction of the words that are short and frequent: in running text, 0.2 and more
+_MIN_FUNCTION_WORDS = 0.2  # of sentences with times; in logs of distinct lines, at most 0.16
 _FUNCTION_WORD_LETTERS = 3
 _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short word counts
 _MAX_MEDIAN_WORDS = 12
@@ -241,19 +242,21 @@ def _without_markdown(line: str) -> str:
     return _LINK.sub("", _MARKDOWN.sub("", line))
 
 
-def _is_conversation(lines: _Lines) -> bool:
-    """Return whether the lines are sentences of a few speakers, with times."""
+def _is_spoken(lines: _Lines) -> bool:
+    """Return whether the lines are sentences, with times: of a few speakers, or with many function words."""
     times = Masks(TIMES)
     said = [_TIME_OF_DAY.sub("", times.replace(line)) for line in lines.stripped]
     labels = [match for match in map(_LABEL.match, said) if match]
-    sentences = "".join(match.string[match.end() :] for match in labels)
-    letters = sum(c.isalpha() or c.isspace() for c in sentences) / max(1, len(sentences))
-    return (
-        len(labels) >= _MIN_SPOKEN * len(said)
-        and len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
-        and len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
-        and letters >= _MIN_SENTENCE_LETTERS
-    )
+    if len(labels) >= _MIN_SPOKEN * len(said):
+        is_spoken = len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
+        sentences = [match.string[match.end() :] for match in labels]
+    else:
+        is_spoken = _function_words([line.split() for line in said]) >= _MIN_FUNCTION_WORDS
+        sentences = said
+    text = "".join(sentences)
+    letters = sum(c.isalpha() or c.isspace() for c in text) / max(1, len(text))
+    is_distinct = len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
+    return is_spoken and is_distinct and letters >= _MIN_SENTENCE_LETTERS
 
 
 def _is_fields(lines: _Lines) -> bool:
@@ -420,11 +423,7 @@ def _repeated_pairs(lines: Sequence[str]) -> float:
 
 
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
-    (
-        lambda a: _is_log_of_times(a) and _is_conversation(a),
-        "text",
-        "its lines are sentences of a few speakers, with timestamps",
-    ),
+    (lambda a: _is_log_of_times(a) and _is_spoken(a), "text", "its lines are sentences, with timestamps"),
     (_is_log_of_times, "log", ""),
     (_is_source_code, "code", "most lines look like source code or markup"),
     (

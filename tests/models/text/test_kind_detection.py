@@ -221,6 +221,13 @@ def test_a_chat_with_times_is_text() -> None:
         assert detected("\n".join(chat)).kind == "text"
 
 
+def test_a_transcript_with_times_is_text_and_a_log_of_phrases_a_log() -> None:
+    transcript = [f"00:{i // 60:02}:{i % 60:02} {line}" for i, line in enumerate(phrases(600))]
+    assert detected("\n".join(transcript)).reason == "its lines are sentences, with timestamps"
+    log = [f"{line.split(' ', 1)[0]} {SENTENCES[i % 4]} {i * 7919 % 90}" for i, line in enumerate(transcript)]
+    assert detected("\n".join(log)).kind == "log"
+
+
 def test_verses_in_order_of_their_numbers_are_not_sorted() -> None:
     for lines, reason in ((words(90), "not sorted"), (sorted(words(90)), "are sorted")):
         verses = [f"Gen {i // 30}:{i % 30:02} {w} {w[::-1]}" for i, w in enumerate(lines)]
