@@ -423,7 +423,7 @@ def _repeated_pairs(lines: Sequence[str]) -> float:
 
 
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
-    (lambda a: _is_log_of_times(a) and _is_spoken(a), "text", "its lines are sentences, with timestamps"),
+    (lambda a: a.log.kind == "log" and _is_spoken(a), "text", "its lines are sentences, with timestamps"),
     (_is_log_of_times, "log", ""),
     (_is_source_code, "code", "most lines look like source code or markup"),
     (
@@ -431,7 +431,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "text",
         "its lines are rows of a table, with numbers that increase",
     ),
-    (lambda a: a.log.kind == "log", "log", ""),
+    (lambda a: a.log.kind == "log" and not _is_fields(a), "log", ""),
     (lambda a: a.log.clock is not None, "text", "its lines have timestamps or numbers that increase"),
     (
         lambda a: len(a.raw) < _MIN_LINES,

@@ -173,6 +173,8 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
             f'[Site "{w}"]', f'[White "{w[:3]}"]', f"1. {w[3:]} e5", "")], "fields"),
         ([line for i, w in enumerate(words(60)) for line in (
             f"package {w}", *phrases(60)[i % 3 * 20 : i % 3 * 20 + 20], "")], "empty lines"),
+        ([line for i, w in enumerate(words(400)) for line in (
+            f"dn: uid=u{i}", "class: one", f"cn: {w}", f"uid: u{i}", f"number: {1000 + i}", "")], "increase"),
         (["hello"] * 300, "repeated"),
         (["one line without an end"], "too few"),
         ([], "too few"),
@@ -222,8 +224,9 @@ def test_a_chat_with_times_is_text() -> None:
 
 
 def test_a_transcript_with_times_is_text_and_a_log_of_phrases_a_log() -> None:
-    transcript = [f"00:{i // 60:02}:{i % 60:02} {line}" for i, line in enumerate(phrases(600))]
-    assert detected("\n".join(transcript)).reason == "its lines are sentences, with timestamps"
+    for time in ("00:{:02}:{:02}", "{}:{:02}"):
+        transcript = [f"{time.format(*divmod(i * 7, 60))} {line}" for i, line in enumerate(phrases(600))]
+        assert detected("\n".join(transcript)).reason == "its lines are sentences, with timestamps"
     log = [f"{line.split(' ', 1)[0]} {SENTENCES[i % 4]} {i * 7919 % 90}" for i, line in enumerate(transcript)]
     assert detected("\n".join(log)).kind == "log"
 
