@@ -4,7 +4,8 @@ Records are lines in no particular order: names, words, domains, requests. Shuff
 would destroy it, so a text is records only if its lines show it:
 
 - neighbors have no more in common than the same lines in random order, and enough lines have something in
-  common to show it: so even questions, rows of numbers, and lines that repeat are records; or
+  common to show it: so even questions, rows of numbers, and lines that repeat are records, unless the same
+  lines follow each other again, as in licenses; or
 - they are sorted, which lines in an order of their own are not; or
 - they are sequences of different lengths of a few words, as of system calls; or
 - each is a single word, as a domain is, and most differ; or
@@ -51,7 +52,7 @@ _MIN_ROWS = 0.9  # fraction of the lines with the same columns
 _MAX_LABELS = 0.2  # distinct labels per line
 _MIN_LABELED = 0.5  # fraction of the lines of objects that have a label
 _MIN_PREDICTED = 0.6  # fraction of the labels that follow the one before more often than any other does
-_MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and that are distinct
+_MIN_SPOKEN = 0.9  # fraction of the lines of a conversation that have a label, and of sentences, distinct
 _MIN_SENTENCE_LETTERS = 0.85  # fraction of letters and spaces among their characters
 _MIN_HEADINGS = 0.005  # fraction of the lines of Markdown
 _MIN_LINKS = 0.02
@@ -63,6 +64,7 @@ _WRAPPED_CHARACTERS = 40  # a shorter line is not a wrapped one
 
 _MAX_SENTENCE_ENDS = 0.1  # fraction of the lines that end like a clause
 _MAX_FUNCTION_WORDS = 0.1  # fraction of the words that are short and frequent: in running text, 0.2 and more
+_MIN_FUNCTION_WORDS = 0.2  # of sentences with times; in logs of distinct lines, at most 0.16
 _FUNCTION_WORD_LETTERS = 3
 _MIN_FUNCTION_WORD = 0.004  # of the words: the frequency from which on a short word counts
 _MAX_MEDIAN_WORDS = 12
@@ -87,6 +89,7 @@ _BRACKETS = tuple("{[(<")
 _NUMBER = re.compile(r"(?<![\d.,+-])[\d.,+-]*\d")  # only from a run's beginning, so in linear time
 _NUMBER_CELL = re.compile(r"[\s\"]*[-+]?(?=[.,]*\d)[\d.,]+(?:[eE][-+]?\d+)?%?[\s\"]*")
 _QUOTED = re.compile(r'"[^"]*"')  # a cell, which may have delimiters
+_DIGITS = re.compile(r"\d+")
 _WORD = re.compile(r"\w+")
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 _NO_LETTERS = ".,;:!?\"'()[]"
@@ -163,18 +166,19 @@ class _Lines:
 
         With it the mean and the standard deviation of that in random order.
         """
-        lines: Sequence[Any] = self.stripped
-        measure: Callable[[Sequence[Any]], float] = _repeated_pairs
-        if _median_words(list(map(_WORD.findall, self.stripped))) >= 2:
-            lines, measure = _rare_features(self.stripped), _common
-        orders = [random.Random(seed).sample(lines, len(lines)) for seed in range(_SHUFFLES)]
-        shuffled = list(map(measure, orders))
-        return measure(lines), fmean(shuffled), stdev(shuffled)
+        if _median_words(list(map(_WORD.findall, self.stripped))) < 2:
+            return self.followed
+        return _compared(_common, _rare_features(self.stripped))
+
+    @cached_property
+    def followed(self) -> tuple[float, float, float]:
+        """The same of which line follows which: passages, as of licenses, can occur several times."""
+        return _compared(_repeated_pairs, self.stripped)
 
     @property
     def is_unrelated(self) -> bool:
         """Whether neighbors have certainly no more in common than in random order."""
-        if len(set(self.stripped)) < _MIN_LINES:
+        if len(set(self.stripped)) < _MIN_LINES or _is_more_than_by_chance(*self.followed):
             return False
         observed, expected, deviation = self.common
         return expected >= _MIN_EXPECTED and observed + _DEVIATIONS * deviation <= _MAX_UNRELATED * expected
@@ -182,8 +186,18 @@ class _Lines:
     @property
     def is_related(self) -> bool:
         """Whether neighbors have certainly more in common than in random order."""
-        observed, expected, deviation = self.common
-        return observed - _DEVIATIONS * deviation > _MAX_UNRELATED * max(1.0, expected)
+        return _is_more_than_by_chance(*self.common)
+
+
+def _compared(measure: Callable[[Sequence[Any]], float], lines: Sequence[Any]) -> tuple[float, float, float]:
+    """Return a measure of lines, and its mean and standard deviation of the same lines in random order."""
+    orders = [random.Random(seed).sample(lines, len(lines)) for seed in range(_SHUFFLES)]
+    shuffled = list(map(measure, orders))
+    return measure(lines), fmean(shuffled), stdev(shuffled)
+
+
+def _is_more_than_by_chance(observed: float, expected: float, deviation: float) -> bool:
+    return observed - _DEVIATIONS * deviation > _MAX_UNRELATED * max(1.0, expected)
 
 
 def _fraction(lines: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -228,19 +242,21 @@ def _without_markdown(line: str) -> str:
     return _LINK.sub("", _MARKDOWN.sub("", line))
 
 
-def _is_conversation(lines: _Lines) -> bool:
-    """Return whether the lines are sentences of a few speakers, with times."""
+def _is_spoken(lines: _Lines) -> bool:
+    """Return whether the lines are sentences, with times: of a few speakers, or with many function words."""
     times = Masks(TIMES)
     said = [_TIME_OF_DAY.sub("", times.replace(line)) for line in lines.stripped]
     labels = [match for match in map(_LABEL.match, said) if match]
-    sentences = "".join(match.string[match.end() :] for match in labels)
-    letters = sum(c.isalpha() or c.isspace() for c in sentences) / max(1, len(sentences))
-    return (
-        len(labels) >= _MIN_SPOKEN * len(said)
-        and len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
-        and len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
-        and letters >= _MIN_SENTENCE_LETTERS
-    )
+    if len(labels) >= _MIN_SPOKEN * len(said):
+        is_spoken = len({match[0] for match in labels}) <= _MAX_LABELS * len(said)
+        sentences = [match.string[match.end() :] for match in labels]
+    else:
+        is_spoken = _function_words([line.split() for line in said]) >= _MIN_FUNCTION_WORDS
+        sentences = said
+    text = "".join(sentences)
+    letters = sum(c.isalpha() or c.isspace() for c in text) / max(1, len(text))
+    is_distinct = len({_NUMBER.sub("0", line) for line in said}) >= _MIN_SPOKEN * len(said)
+    return is_spoken and is_distinct and letters >= _MIN_SENTENCE_LETTERS
 
 
 def _is_fields(lines: _Lines) -> bool:
@@ -295,9 +311,11 @@ def _spaced(lines: Sequence[str]) -> float:
 
 
 def _is_sorted(lines: Sequence[str]) -> bool:
-    """Return whether lines that start with no digit are in alphabetical order, by one of the usual rules."""
-    if _fraction(lines, lambda line: line[:1].isdigit()) > _MAX_INDENTED:
-        return False
+    """Return whether lines are in alphabetical order, by one of the usual rules, apart from their numbers.
+
+    Numbers increase in lines that are no list: the times of a song's, the verses of a chapter.
+    """
+    lines = [_DIGITS.sub("", line) for line in lines]
     keys: list[Callable[[str], str]] = [
         str,
         str.casefold,
@@ -405,11 +423,7 @@ def _repeated_pairs(lines: Sequence[str]) -> float:
 
 
 _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
-    (
-        lambda a: _is_log_of_times(a) and _is_conversation(a),
-        "text",
-        "its lines are sentences of a few speakers, with timestamps",
-    ),
+    (lambda a: a.log.kind == "log" and _is_spoken(a), "text", "its lines are sentences, with timestamps"),
     (_is_log_of_times, "log", ""),
     (_is_source_code, "code", "most lines look like source code or markup"),
     (
@@ -417,7 +431,7 @@ _RULES: tuple[tuple[Callable[[_Lines], bool], TextKind, str], ...] = (
         "text",
         "its lines are rows of a table, with numbers that increase",
     ),
-    (lambda a: a.log.kind == "log", "log", ""),
+    (lambda a: a.log.kind == "log" and not _is_fields(a), "log", ""),
     (lambda a: a.log.clock is not None, "text", "its lines have timestamps or numbers that increase"),
     (
         lambda a: len(a.raw) < _MIN_LINES,

@@ -171,6 +171,10 @@ def test_many_sentences_that_follow_each_other_are_text(end: str) -> None:
         ([line for w in words(200) for line in (f"Name: {w} {w[::-1]}", f"City: {w[:4]}")], "fields"),
         ([line for w in words(90) for line in (
             f'[Site "{w}"]', f'[White "{w[:3]}"]', f"1. {w[3:]} e5", "")], "fields"),
+        ([line for i, w in enumerate(words(60)) for line in (
+            f"package {w}", *phrases(60)[i % 3 * 20 : i % 3 * 20 + 20], "")], "empty lines"),
+        ([line for i, w in enumerate(words(400)) for line in (
+            f"dn: uid=u{i}", "class: one", f"cn: {w}", f"uid: u{i}", f"number: {1000 + i}", "")], "increase"),
         (["hello"] * 300, "repeated"),
         (["one line without an end"], "too few"),
         ([], "too few"),
@@ -217,6 +221,20 @@ def test_a_chat_with_times_is_text() -> None:
     for time in ("[2019-06-13 {:02}:{:02}] ", "13/06/2019, {:02}:{:02} - ", "[13/06/2019, {:02}:{:02}:07] "):
         chat = [f"{time.format(i // 60, i % 60)}{names[i * 7 % 3]}: {said[i]}." for i in range(600)]
         assert detected("\n".join(chat)).kind == "text"
+
+
+def test_a_transcript_with_times_is_text_and_a_log_of_phrases_a_log() -> None:
+    for time in ("00:{:02}:{:02}", "{}:{:02}"):
+        transcript = [f"{time.format(*divmod(i * 7, 60))} {line}" for i, line in enumerate(phrases(600))]
+        assert detected("\n".join(transcript)).reason == "its lines are sentences, with timestamps"
+    log = [f"{line.split(' ', 1)[0]} {SENTENCES[i % 4]} {i * 7919 % 90}" for i, line in enumerate(transcript)]
+    assert detected("\n".join(log)).kind == "log"
+
+
+def test_verses_in_order_of_their_numbers_are_not_sorted() -> None:
+    for lines, reason in ((words(90), "not sorted"), (sorted(words(90)), "are sorted")):
+        verses = [f"Gen {i // 30}:{i % 30:02} {w} {w[::-1]}" for i, w in enumerate(lines)]
+        assert reason in detected("\n".join(verses)).reason
 
 
 def test_statements_of_sql_are_code_although_their_keys_increase() -> None:
