@@ -74,13 +74,13 @@ static const int RUN_OF[] = {-1, 0, 1, 2, 3, 4, 5, -1, -1, -1, -1, 6, 7, 8, -1};
 #define BUCKETS 16
 #define RUN_STATES 64
 #define MATCH_STATES 608
-#define BEFORE_0 0
-#define BEFORE_1 15
-#define RECENT_0 30
-#define RECENT_1 42
-#define NEWEST 54
-#define MATCHED 66
-#define COUNT_COLUMNS 77
+#define LANES 16
+#define BEFORE 0
+#define PLACES 16
+#define NEWEST 32
+#define SIDE 48
+#define MATCHED 96
+#define COUNT_COLUMNS 112
 enum { BACKOFF_CONTEXTS_COUNT = 33 };
 static const int BACKOFF_CONTEXTS[] = {0, 1, 2, 3, 4, 0, 9, 8, 1, 10, 11, 0, 1, 2, 5, 3, 6, 4, 7, 0, 1, 14, 13, 12, 10, 9, 8, 13, 12, 11, 5, 6, 7};
 enum { BACKOFF_STARTS_COUNT = 7 };
@@ -301,4 +301,4 @@ static const int LAST_STARTS[] = {0, 256, 2304, 4352, 4392};
 #define PACK_WEIGHTS_OF_SCORE 24
 #define PACK_TOLERANCES_OF_SCORE 40
 #define PACK_BUCKET_NUMBERS 56
-#define PACK_LAYOUT 2315120757u
+#define PACK_LAYOUT 639296780

@@ -1348,16 +1348,16 @@ static void add_known(nc *m, int k, int c, f32 count) {
   if (c >= m->V) return; /* of a table in a damaged file */
   for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
     touch(m, at >> 1);
-    m->counts[(at >> 1) * COUNT_COLUMNS + k + CONTEXTS * (at & 1)] += count;
+    m->counts[(at >> 1) * COUNT_COLUMNS + BEFORE + k + SIDE * (at & 1)] += count;
   }
 }
 
 static void add_recent(nc *m, int j, int c, int times) {
   for (int at = m->up[c]; at >= 0; at = m->up[m->V + (at >> 1)]) {
-    f32 *own = m->counts + (at >> 1) * COUNT_COLUMNS;
+    f32 *counts = m->counts + (at >> 1) * COUNT_COLUMNS, *own = counts + SIDE * (at & 1);
     touch(m, at >> 1);
-    if (own[RECENT_0 + j] + own[RECENT_1 + j] == 0) own[NEWEST + j] = (f32)(at & 1);
-    own[RECENT_0 + j + RECENT * (at & 1)] += (f32)times;
+    if (counts[PLACES + j] + counts[SIDE + PLACES + j] == 0) own[NEWEST + j] = MAX_RECENT;
+    own[PLACES + j] += (f32)times;
   }
 }
 
@@ -1519,7 +1519,7 @@ static void gather(nc *m, const i32 *row) {
 
 static void write_known(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
   for (int k = 0; k < CONTEXTS; k++) {
-    f32 n0 = own[BEFORE_0 + k], n1 = own[BEFORE_1 + k], total = n0 + n1;
+    f32 n0 = own[BEFORE + k], n1 = own[SIDE + BEFORE + k], total = n0 + n1;
     f32 z = log_((n1 + 0.4f) / (n0 + 0.4f));
     i32 middle = min(max((i32)(8.0f + z * 1.3f), 1), 14);
     i32 ratio = n1 == 0 ? 0 : n0 == 0 ? 15 : middle;
@@ -1532,8 +1532,8 @@ static void write_known(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
 
 static void write_recent(const nc *m, const f32 *own, i32 *states, f32 *inputs) {
   for (int j = 0; j < RECENT; j++) {
-    int n0 = min((int)own[RECENT_0 + j], 6), n1 = min((int)own[RECENT_1 + j], 6);
-    states[CONTEXTS + j] = 2 * (7 * n0 + n1) + (int)own[NEWEST + j];
+    int n0 = min((int)own[PLACES + j], 6), n1 = min((int)own[SIDE + PLACES + j], 6);
+    states[CONTEXTS + j] = 2 * (7 * n0 + n1) + (own[SIDE + NEWEST + j] > 0);
     inputs[BY_RECENT + j] = m->recent_maps[j * RECENT_STATES + states[CONTEXTS + j]];
   }
 }
@@ -1556,13 +1556,13 @@ static int write_predicted(const nc *m, const f32 *own, i32 *states, f32 *inputs
 static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *inputs) {
   f32 left_parts[CONTEXTS], right_parts[CONTEXTS], odds[BACKOFFS];
   for (int k = 0; k < CONTEXTS; k++) {
-    left_parts[k] = own[BEFORE_0 + k] * m->followed[0][k];
-    right_parts[k] = own[BEFORE_1 + k] * m->followed[0][k];
+    left_parts[k] = own[BEFORE + k] * m->followed[0][k];
+    right_parts[k] = own[SIDE + BEFORE + k] * m->followed[0][k];
   }
   for (int j = 0; j < RECENT; j++) {
     int k = RECENT_CONTEXTS[j];
-    left_parts[k] += own[RECENT_0 + j] * m->followed[2][k];
-    right_parts[k] += own[RECENT_1 + j] * m->followed[2][k];
+    left_parts[k] += own[PLACES + j] * m->followed[2][k];
+    right_parts[k] += own[SIDE + PLACES + j] * m->followed[2][k];
   }
   for (int n = 0; n < BACKOFFS; n++) {
     f32 left = share[0], right = share[1];
@@ -1574,12 +1574,12 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
         continue;
       }
       f32 count = m->learned[0][i - LEARNED_FROM], rest = m->learned[1][i - LEARNED_FROM];
-      left = own[BEFORE_0 + k] * count + rest * left;
-      right = own[BEFORE_1 + k] * count + rest * right;
+      left = own[BEFORE + k] * count + rest * left;
+      right = own[SIDE + BEFORE + k] * count + rest * right;
       if (j < 0) continue;
       count = m->learned[2][i - LEARNED_FROM], rest = m->learned[3][i - LEARNED_FROM];
-      left = own[RECENT_0 + j] * count + rest * left;
-      right = own[RECENT_1 + j] * count + rest * right;
+      left = own[PLACES + j] * count + rest * left;
+      right = own[SIDE + PLACES + j] * count + rest * right;
     }
     f32 least = 1e-7f * (left + right) + LEAST;
     odds[n] = (right + least) / (left + least);

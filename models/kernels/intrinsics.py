@@ -5,7 +5,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nextchar.models.kernels.instruction_sets import target_features
@@ -73,34 +72,33 @@ def _prefetch(_: Any, array: Any, index: Any) -> Any:
 _SUMS = 8  # of `dot`
 
 
-def _dot(_: Any, a: Any, b: Any) -> Any:
-    """Return the sum of products of a[:len(b)] and b, float32, to the same bit on any processor.
+def _dot(_: Any, a: Any, b: Any, count: Any) -> Any:
+    """Return the sum of products of a[:count] and b[:count], float32, to the same bit on any processor.
 
-    Eight sums of every eighth product are added in pairs, halves first; then what is left, one by one.
+    Eight sums of every eighth product are added in pairs, halves first; then what is left, one by one. The
+    count is a constant.
     """
     number = ir.FloatType()
     lanes = ir.VectorType(number, _SUMS)
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         arrays = [
-            context.make_array(type_)(context, builder, array)
-            for type_, array in zip(signature.args, arguments, strict=True)
+            context.make_array(type_)(context, builder, array).data
+            for type_, array in zip(signature.args[:2], arguments[:2], strict=True)
         ]
-        index = ir.IntType(64)
-        count = builder.extract_value(arrays[1].shape, 0)
-        whole = builder.and_(count, index(-_SUMS))
-        sums = cgutils.alloca_once_value(builder, ir.Constant(lanes, [0.0] * _SUMS))  # type: ignore[no-untyped-call]
 
-        def product(i: Any, kind: Any) -> Any:
-            addresses = [builder.gep(array.data, [i]) for array in arrays]
+        def product(i: int, kind: Any) -> Any:
+            addresses = [builder.gep(data, [ir.IntType(64)(i)]) for data in arrays]
             loaded = [builder.load(builder.bitcast(address, kind.as_pointer())) for address in addresses]
             for value in loaded:
                 value.align = 4
             return builder.fmul(*loaded)
 
-        with cgutils.for_range_slice(builder, index(0), whole, index(_SUMS)) as (i, _):
-            builder.store(builder.fadd(builder.load(sums), product(i, lanes)), sums)
-        values, width = builder.load(sums), _SUMS
+        whole = count.literal_value // _SUMS * _SUMS
+        values: Any = ir.Constant(lanes, [0.0] * _SUMS)
+        for i in range(0, whole, _SUMS):
+            values = builder.fadd(values, product(i, lanes))
+        width = _SUMS
         while width > 1:
             width //= 2
             halves = [
@@ -108,21 +106,20 @@ def _dot(_: Any, a: Any, b: Any) -> Any:
                 for n in (list(range(width)), list(range(width, 2 * width)))
             ]
             values = builder.fadd(*halves)
-        total = cgutils.alloca_once_value(builder, builder.extract_element(values, ir.IntType(32)(0)))  # type: ignore[no-untyped-call]
-        with cgutils.for_range_slice(builder, whole, count, index(1)) as (i, _):
-            builder.store(builder.fadd(builder.load(total), product(i, number)), total)
-        return builder.load(total)
+        total = builder.extract_element(values, ir.IntType(32)(0))
+        for i in range(whole, count.literal_value):
+            total = builder.fadd(total, product(i, number))
+        return total
 
-    return types.float32(a, b), code
+    return types.float32(a, b, count), code
 
 
 equal_mask: Any
 highest_bit: Any
 prefetch: Any
 dot: Any
-equal_mask, highest_bit, prefetch, dot = (
-    intrinsic(make) for make in (_equal_mask, _highest_bit, _prefetch, _dot)
-)
+equal_mask, highest_bit, prefetch = (intrinsic(make) for make in (_equal_mask, _highest_bit, _prefetch))
+dot = intrinsic(prefer_literal=True)(_dot)
 
 
 def _load_acquire(_: Any, array: Any, index: Any) -> Any:

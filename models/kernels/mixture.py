@@ -9,6 +9,8 @@ Mattern 2012). docs/engineering/mixture.md describes the contexts.
 Everything is computed row by row, so a row's result is bit-identical in any batch.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from nextchar.models.kernels.activations import exp, log, sigmoid
@@ -19,8 +21,7 @@ from nextchar.models.kernels.mixture_arguments import (
     BACKOFF_SHARE,
     BACKOFF_STARTS,
     BACKOFFS,
-    BEFORE_0,
-    BEFORE_1,
+    BEFORE,
     BLOCKS,
     BRACKET,
     BRACKET_KIND,
@@ -48,13 +49,13 @@ from nextchar.models.kernels.mixture_arguments import (
     KEYS,
     KIND,
     KNOWN_STATES,
+    LANES,
     LAST_PRECISION,
     LAST_SETS,
     LAST_STARTS,
     LAST_TOKEN,
     LEARNED_BACKOFF,
     LEARNED_FROM,
-    LEARNED_SHARES,
     LETTERS,
     LIMIT,
     LINE_COLUMN,
@@ -68,14 +69,13 @@ from nextchar.models.kernels.mixture_arguments import (
     ORDERS,
     PAIRS,
     PLACE_STEPS,
+    PLACES,
     PRECISION,
     PREDICTED,
     PREDICTION,
     PREDICTIONS,
     RARE_CONTEXTS,
     RECENT,
-    RECENT_0,
-    RECENT_1,
     RECENT_CONTEXTS,
     RECENT_KEYS,
     RECENT_OF,
@@ -86,6 +86,7 @@ from nextchar.models.kernels.mixture_arguments import (
     SETS,
     SHAPE,
     SHIFTS,
+    SIDE,
     STATE_COLUMNS,
     TOKENS,
 )
@@ -99,6 +100,19 @@ EXPERTS = (
     "float32[::1], float32[:,::1], float32[:,::1], int32[:,::1]"
 )
 """Signature of the fields of `Experts`."""
+
+_ALL_STEPS = [
+    (n, k, row, i - LEARNED_FROM, PLACES + RECENT_OF[k] if row else BEFORE + k, PLACES + RECENT_OF[k])
+    for n, (start, end) in enumerate(pairwise(BACKOFF_STARTS))
+    for i, k in enumerate(BACKOFF_CONTEXTS[start:end], start)
+    for row in ((0, 2) if n >= LEARNED_BACKOFF and RECENT_OF[k] >= 0 else (0,))
+]
+STEPS = np.array([step[1:] for step in _ALL_STEPS])
+"""(., 5) steps of the interpolated estimates: the context; the row of `followed` that counts it, of the known
+text or of the history; the row of `Experts.backoffs`, or less than 0; and the columns of the counts that are
+added, of which only those that are not learned have two."""
+STEP_STARTS = tuple(np.searchsorted([step[0] for step in _ALL_STEPS], range(BACKOFFS + 1)).tolist())
+"""Where those of each estimate begin, and the end."""
 
 _KEYS = len(RECENT_KEYS)
 _ORDERS = len(ORDERS)
@@ -119,7 +133,7 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     """
     counts = np.zeros((nodes, COUNT_COLUMNS), np.float32)
     touched, is_touched = np.zeros(nodes + 1, np.int32), np.zeros(nodes, np.uint8)
-    features, states = np.zeros(FEATURES, np.int32), np.zeros(CONTEXTS + RECENT + PREDICTIONS, np.int32)
+    features, states = np.zeros(FEATURES, np.int32), np.zeros(3 * LANES, np.int32)
     inputs, chosen, outputs = (
         np.zeros((nodes, INPUTS), np.float32),
         np.zeros(SETS + LAST_SETS, np.int64),
@@ -128,12 +142,12 @@ def make_workspace(size, nodes):  # type: ignore[no-untyped-def]
     held, decided, decisions = np.zeros(2, np.int64), np.zeros(nodes, np.uint8), np.empty(nodes, np.float32)
     shares, below = np.empty(size, np.float32), np.empty((2, nodes), np.float32)
     masses, starts = np.empty(max(1, nodes), np.float32), np.zeros(max(CONTEXTS, 3 * _ORDERS), np.int64)
-    followed, parts = np.zeros((5, CONTEXTS), np.float32), np.empty((3, CONTEXTS), np.float32)
-    found = np.empty((2 * _ORDERS, MAX_RECENT), np.int32)
-    states_of, learned = np.zeros((2, CONTEXTS), np.int32), np.zeros((4, LEARNED_SHARES), np.float32)
+    followed, found = np.zeros((4, LANES), np.float32), np.empty((2 * _ORDERS, MAX_RECENT), np.int32)
+    states_of, steps = np.zeros((2, CONTEXTS), np.int32), np.empty((3, len(STEPS)), np.float32)
+    odds = np.ones(LANES, np.float32)
     return (
         counts, touched, is_touched, features, states, inputs, chosen, outputs, shares, below, masses, starts,
-        held, decided, decisions, followed, parts, found, states_of, learned,
+        held, decided, decisions, followed, steps, found, states_of, odds,
     )  # fmt: skip
 
 
@@ -153,36 +167,38 @@ def parts_of(state, b, at):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _touch(touched, is_touched, node):  # type: ignore[no-untyped-def]
-    """Note that counts of a node have changed."""
-    if is_touched[node] == 0:
+def _touch(up, size, touched, is_touched, at):  # type: ignore[no-untyped-def]
+    """Note that counts of the node of a place and of those above it change; a node comes after its parent."""
+    node, new = at >> 1, 0
+    while node >= 0 and is_touched[node] == 0:
         is_touched[node] = 1
-        touched[0] += 1
-        touched[touched[0]] = node
+        node, new = up[size + node] >> 1, new + 1
+    node, touched[0] = at >> 1, touched[0] + new
+    for i in range(new):
+        touched[touched[0] - i] = node
+        node = up[size + node] >> 1
 
 
 @inline_borrowing
-def _add_known(up, size, first, counts, touched, is_touched, k, c, count):  # type: ignore[no-untyped-def]
-    """Add to the counts of context k that id c followed it `count` times."""
-    at = first[c]
-    while at >= 0:
-        node = at >> 1
-        _touch(touched, is_touched, node)
-        counts[node, k + CONTEXTS * (at & 1)] += count
-        at = up[size + node]
+def _add(up, size, counts, touched, is_touched, at, column, count):  # type: ignore[no-untyped-def]
+    """Add to a column of the counts at a place, which is none if it is -1; see `_add_up`."""
+    if at >= 0:
+        if is_touched[at >> 1] == 0:
+            _touch(up, size, touched, is_touched, at)
+        counts[at >> 1, column + SIDE * (at & 1)] += count
 
 
 @inline_borrowing
-def _add_recent(up, size, first, counts, touched, is_touched, j, c, times):  # type: ignore[no-untyped-def]
-    """Add to the counts of context j of the history that id c followed it, after newer ones."""
-    at = first[c]
-    while at >= 0:
-        node, side = at >> 1, at & 1
-        _touch(touched, is_touched, node)
-        if counts[node, RECENT_0 + j] + counts[node, RECENT_1 + j] == 0:
-            counts[node, NEWEST + j] = side
-        counts[node, RECENT_0 + j + RECENT * side] += np.float32(times)
-        at = up[size + node]
+def _add_up(up, size, counts, touched):  # type: ignore[no-untyped-def]
+    """Make of counts at places those of all that is below, from the lowest nodes up to the root."""
+    for i in range(touched[0], 0, -1):
+        own, at = counts[touched[i]], up[size + touched[i]]
+        if at >= 0:
+            above = counts[at >> 1, SIDE * (at & 1) :]
+            for k in range(NEWEST):
+                above[k] = own[k] + own[SIDE + k]
+            for k in range(NEWEST, SIDE):
+                above[k] = max(own[k], own[SIDE + k])
 
 
 @inline_borrowing
@@ -215,7 +231,7 @@ def _gather_known(  # type: ignore[no-untyped-def]
             if c > 0:
                 followed[0, k] = followed[1, k] = 1
                 _write_run(features, k, c, 1, 1, 0)
-                _add_known(up, size, first, counts, touched, is_touched, k, c, np.float32(1))
+                _add(up, size, counts, touched, is_touched, first[c], BEFORE + k, np.float32(1))
             continue
         is_last, total, different = False, np.float32(0), np.float32(0)
         best, most = np.int64(0), np.float32(0)
@@ -228,7 +244,7 @@ def _gather_known(  # type: ignore[no-untyped-def]
                 total += count
                 different += np.float32(1)
                 best, most = (c, count) if count > most else (best, most)
-                _add_known(up, size, first, counts, touched, is_touched, k, c, count)
+                _add(up, size, counts, touched, is_touched, first[c], BEFORE + k, count)
             at += 1
         followed[0, k], followed[1, k] = total, different
         if total > 0:
@@ -262,8 +278,12 @@ def _add_noted(  # type: ignore[no-untyped-def]
     """Add what was noted as `_note` number r to the counts of context j of the history, and forget it."""
     k = RECENT_CONTEXTS[j]
     for i in range(seen[3 * r + 1]):
-        _add_recent(up, size, first, counts, touched, is_touched, j, found[2 * r, i], found[2 * r + 1, i])
-    followed[2, k], followed[4, k] = seen[3 * r], seen[3 * r + 1]
+        at, times = first[found[2 * r, i]], np.float32(found[2 * r + 1, i])
+        _add(up, size, counts, touched, is_touched, at, PLACES + j, times)
+        if at >= 0:
+            newest = counts[at >> 1, NEWEST + SIDE * (at & 1) :]
+            newest[j] = max(newest[j], np.float32(MAX_RECENT - i))
+    followed[2, k], followed[3, k] = seen[3 * r], seen[3 * r + 1]
     if seen[3 * r] > 0:
         _write_run(features, k, found[2 * r, 0], seen[3 * r + 2], 0, seen[3 * r + 1] > 1)
     seen[3 * r : 3 * r + 3] = 0
@@ -324,44 +344,38 @@ def _step_of(n, steps):  # type: ignore[no-untyped-def]
 
 
 @inline_borrowing
-def _write_learned(backoffs, followed, states_of, learned):  # type: ignore[no-untyped-def]
-    """Write what counts weigh in learned estimates into rows of `learned`, by what is in `followed`.
-
-    Rows 0 and 1: a count in the known text, and the more general contexts. Rows 2 and 3: the same
-    for a place in the history and what is before it. 0 and 1 where nothing followed. `states_of` gets the
-    states of each context in the known text and in the history.
-    """
-    one = np.float32(1)
+def _write_states(followed, states_of):  # type: ignore[no-untyped-def]
+    """Write the states of learned shares, of each context in the known text and in the history."""
     for k in range(CONTEXTS):
-        total, different, others = followed[0, k], followed[1, k], followed[4, k]
+        total, different, others = followed[0, k], followed[1, k], followed[3, k]
         states_of[0, k] = 8 * _step_of(different, DIFFERENT_STEPS) + _step_of(total, COUNT_STEPS)
         at_places = 4 * _step_of(followed[2, k], PLACE_STEPS) + (others > 1) + (others > 2) + (others > 4)
         known = 0 if total == 0 else 1 if different == 1 else 2 if total <= 16 else 3
         states_of[1, k] = KNOWN_STATES + 4 * at_places + known
-    for n in range(LEARNED_SHARES):
-        k = BACKOFF_CONTEXTS[LEARNED_FROM + n]
-        share = backoffs[n, states_of[0, k]] if followed[0, k] > 0 else one
-        learned[0, n] = (one - share) / max(followed[0, k], one)
-        learned[1, n] = share
-        share = backoffs[n, states_of[1, k]] if followed[2, k] > 0 else one
-        learned[2, n] = (one - share) / max(followed[2, k], one)
-        learned[3, n] = share
 
 
 @inline_borrowing
-def _weigh(followed):  # type: ignore[no-untyped-def]
-    """Write what a count of each context weighs in an estimate into rows of `followed`.
+def _write_steps(backoffs, followed, states_of, steps):  # type: ignore[no-untyped-def]
+    """Write what steps of the interpolated estimates weigh into `steps`; see `STEPS`.
 
-    Row 0 gets the share of a count in the known text, row 2 that of one in the history, and row 3 the share
-    of the more general contexts: 1 where nothing followed.
+    Rows 0 and 1 get the shares of one count of each column, and row 2 that of the estimate before: 0, 0 and 1
+    where nothing followed.
     """
     one = np.float32(1)
-    for k in range(CONTEXTS):
-        total = followed[0, k] + np.float32(RECENT_WEIGHT) * followed[2, k]
-        rest = np.float32(BACKOFF_SHARE) * max(followed[1, k], one)
-        followed[0, k] = one / (total + rest)
-        followed[2, k] = np.float32(RECENT_WEIGHT) / (total + rest)
-        followed[3, k] = one if total == 0 else rest / (total + rest)
+    for i in range(len(STEPS)):
+        k, row, m = STEPS[i, 0], STEPS[i, 1], STEPS[i, 2]
+        steps[0, i], steps[1, i], steps[2, i] = 0, 0, one
+        total = followed[row, k]
+        if m < 0:
+            total += np.float32(RECENT_WEIGHT) * followed[2, k]
+            rest = np.float32(BACKOFF_SHARE) * max(followed[1, k], one)
+            if total > 0:
+                steps[0, i] = one / (total + rest)
+                steps[1, i] = np.float32(RECENT_WEIGHT) / (total + rest)
+                steps[2, i] = rest / (total + rest)
+        elif total > 0:
+            steps[2, i] = backoffs[m, states_of[row >> 1, k]]
+            steps[0, i] = (one - steps[2, i]) / total
 
 
 @inline_borrowing
@@ -370,9 +384,9 @@ def _gather_predicted(up, size, first, features, counts, touched, is_touched):  
     for m in range(PREDICTIONS):
         c = features[MATCH_ID + 2 * m]
         at = first[c]  # of id 0: -1
+        _touch(up, size, touched, is_touched, at)
         while at >= 0:
             node = at >> 1
-            _touch(touched, is_touched, node)
             counts[node, MATCHED + m] = np.float32(1 + (at & 1))
             at = up[size + node]
 
@@ -387,7 +401,7 @@ def _gather_predicted(up, size, first, features, counts, touched, is_touched):  
 )
 def _gather(  # type: ignore[no-untyped-def]
     slots, singles, entries, up, size, first, row, past, keys, features, starts, found, followed, counts,
-    touched, is_touched, backoffs, states_of, learned,
+    touched, is_touched, backoffs, states_of, steps,
 ):  # fmt: skip
     _gather_known(
         slots, singles, entries, up, size, first, row, starts, features, followed, counts, touched, is_touched
@@ -395,9 +409,10 @@ def _gather(  # type: ignore[no-untyped-def]
     _gather_recent(
         up, size, first, row, past, keys, found, starts, features, followed, counts, touched, is_touched
     )
+    _add_up(up, size, counts, touched)
     _gather_predicted(up, size, first, features, counts, touched, is_touched)
-    _write_learned(backoffs, followed, states_of, learned)
-    _weigh(followed)
+    _write_states(followed, states_of)
+    _write_steps(backoffs, followed, states_of, steps)
 
 
 @inline_borrowing
@@ -436,7 +451,7 @@ def gather(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
         is_touched,
         experts[14],
         workspace[18],
-        workspace[19],
+        workspace[16],
     )
 
 
@@ -459,8 +474,8 @@ def forget(workspace):  # type: ignore[no-untyped-def]
 @inline_borrowing
 def _write_known(own, followed, maps, states, inputs):  # type: ignore[no-untyped-def]
     """Write the inputs from the counts of a node, `own` (COUNT_COLUMNS,), in the known text."""
-    for k in range(CONTEXTS):
-        n0, n1 = own[BEFORE_0 + k], own[BEFORE_1 + k]
+    for k in range(LANES):
+        n0, n1 = own[BEFORE + k], own[SIDE + BEFORE + k]
         total = n0 + n1
         z = log((n1 + np.float32(0.4)) / (n0 + np.float32(0.4)))
         middle = min(max(np.int32(np.float32(8) + z * np.float32(1.3)), np.int32(1)), np.int32(14))
@@ -469,7 +484,7 @@ def _write_known(own, followed, maps, states, inputs):  # type: ignore[no-untype
             np.int32(np.float32(0.8) + np.float32(2.3083) * log(total + np.float32(1e-3))), np.int32(15)
         )
         size_ = np.int32(total) if total <= 4 else large
-        is_certain = followed[1, k] == 1 and total > 0
+        is_certain = (followed[1, k] == 1) & (total > 0)
         states[k] = CERTAIN_STATES + 2 * size_ + (ratio & 1) if is_certain else size_ * 16 + ratio
     for k in range(CONTEXTS):
         inputs[k] = maps[k, states[k]]
@@ -478,12 +493,13 @@ def _write_known(own, followed, maps, states, inputs):  # type: ignore[no-untype
 @inline_borrowing
 def _write_recent(own, recent_maps, states, inputs):  # type: ignore[no-untyped-def]
     """Write the inputs from the counts of a node in the history."""
+    for j in range(LANES):
+        n0 = min(np.int32(own[PLACES + j]), np.int32(6))
+        n1 = min(np.int32(own[SIDE + PLACES + j]), np.int32(6))
+        is_right = own[SIDE + NEWEST + j] > own[NEWEST + j]
+        states[LANES + j] = 2 * (7 * n0 + n1) + np.int32(is_right)
     for j in range(RECENT):
-        n0 = min(np.int32(own[RECENT_0 + j]), np.int32(6))
-        n1 = min(np.int32(own[RECENT_1 + j]), np.int32(6))
-        states[CONTEXTS + j] = 2 * (7 * n0 + n1) + np.int32(own[NEWEST + j])
-    for j in range(RECENT):
-        inputs[BY_RECENT + j] = recent_maps[j, states[CONTEXTS + j]]
+        inputs[BY_RECENT + j] = recent_maps[j, states[LANES + j]]
 
 
 @inline_borrowing
@@ -492,7 +508,7 @@ def _write_predicted(own, features, match_maps, states, inputs):  # type: ignore
     sides, best = np.int32(0), 0
     for m in range(PREDICTIONS):
         side, bucket = np.int32(own[MATCHED + m]), features[MATCH_BUCKET + 2 * m]
-        states[CONTEXTS + RECENT + m] = bucket
+        states[2 * LANES + m] = bucket
         z = match_maps[bucket]
         inputs[BY_MATCH + m] = np.float32(0) if side == 0 else z if side == 2 else -z
         if side > 0 and m < MATCHES:
@@ -502,31 +518,28 @@ def _write_predicted(own, features, match_maps, states, inputs):  # type: ignore
 
 
 @inline_borrowing
-def _write_backoffs(own, share, followed, learned, parts, inputs):  # type: ignore[no-untyped-def]
-    """Write the inputs from interpolated estimates, which begin with the frequencies `share` (2,)."""
-    for k in range(CONTEXTS):
-        parts[0, k], parts[1, k] = own[BEFORE_0 + k] * followed[0, k], own[BEFORE_1 + k] * followed[0, k]
-    for j in range(RECENT):
-        k = RECENT_CONTEXTS[j]
-        parts[0, k] += own[RECENT_0 + j] * followed[2, k]
-        parts[1, k] += own[RECENT_1 + j] * followed[2, k]
-    for n in range(BACKOFFS):
-        left, right = share[0], share[1]
-        for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
-            k = BACKOFF_CONTEXTS[i]
-            if n < LEARNED_BACKOFF:
-                left, right = parts[0, k] + followed[3, k] * left, parts[1, k] + followed[3, k] * right
-                continue
-            m, j = i - LEARNED_FROM, RECENT_OF[k]
-            left = own[BEFORE_0 + k] * learned[0, m] + learned[1, m] * left
-            right = own[BEFORE_1 + k] * learned[0, m] + learned[1, m] * right
-            if j >= 0:
-                left = own[RECENT_0 + j] * learned[2, m] + learned[3, m] * left
-                right = own[RECENT_1 + j] * learned[2, m] + learned[3, m] * right
-        least = np.float32(1e-7) * (left + right) + np.float32(_LEAST)
-        parts[2, n] = (right + least) / (left + least)
-    for n in range(BACKOFFS):
-        inputs[BY_BACKOFF + n] = log(parts[2, n])
+def _estimate(own, share, steps, begin, end):  # type: ignore[no-untyped-def]
+    """Return the odds of an interpolated estimate, which begins with `share` (2,)."""
+    left, right = share[0], share[1]
+    for i in range(begin, end):
+        a, b = STEPS[i, 3], STEPS[i, 4]
+        more_left, more_right = own[a] * steps[0, i], own[SIDE + a] * steps[0, i]
+        if STEPS[i, 2] < 0 and b >= PLACES:
+            more_left, more_right = more_left + own[b] * steps[1, i], more_right + own[SIDE + b] * steps[1, i]
+        left, right = more_left + steps[2, i] * left, more_right + steps[2, i] * right
+    least = np.float32(1e-7) * (left + right) + np.float32(_LEAST)
+    return (right + least) / (left + least)
+
+
+@inline_borrowing
+def _write_odds(own, share, steps, odds):  # type: ignore[no-untyped-def]
+    """Write the odds of interpolated estimates, one by one so that each is compiled without a loop."""
+    odds[0] = _estimate(own, share, steps, STEP_STARTS[0], STEP_STARTS[1])
+    odds[1] = _estimate(own, share, steps, STEP_STARTS[1], STEP_STARTS[2])
+    odds[2] = _estimate(own, share, steps, STEP_STARTS[2], STEP_STARTS[3])
+    odds[3] = _estimate(own, share, steps, STEP_STARTS[3], STEP_STARTS[4])
+    odds[4] = _estimate(own, share, steps, STEP_STARTS[4], STEP_STARTS[5])
+    odds[5] = _estimate(own, share, steps, STEP_STARTS[5], STEP_STARTS[6])
 
 
 @inline_borrowing
@@ -561,53 +574,83 @@ def _choose_sets(characters, row, past, features, node, by_match, by_backoff, ch
     )
 
 
-@compiled(
-    "float32(int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[::1], float32[::1], int32[::1], uint16[::1], float32[::1], float32[:,::1], float32[:,::1],"
-    "float32[:,::1], int32[::1], int64, float32, float32[::1], int32[::1], float32[::1], int64[::1],"
-    "float32[::1])",
-    is_internal=True,
-    is_borrowing=True,
-)
+@inline_borrowing
 def _decide(  # type: ignore[no-untyped-def]
     characters, maps, recent_maps, match_maps, weights, last_weights, share, shifts, row, past, own,
-    followed, learned, parts, features, node, by_network, adaptation, states, inputs, chosen, outputs,
+    followed, steps, odds, features, node, by_network, adaptation, states, inputs, chosen, outputs,
 ):  # fmt: skip
+    _write_odds(own, share, steps, odds)  # first, because numbers just written one by one are slow to read
     _write_known(own, followed, maps, states, inputs)
     _write_recent(own, recent_maps, states, inputs)
     by_match = _write_predicted(own, features, match_maps, states, inputs)
-    _write_backoffs(own, share, followed, learned, parts, inputs)
+    for n in range(8):  # as a processor computes at once; the last two are written next
+        inputs[BY_BACKOFF + n] = log(odds[n])
     inputs[CONSTANT] = np.float32(0.4)
     inputs[BY_NETWORK] = by_network
     _choose_sets(characters, row, past, features, node, by_match, inputs[BY_BACKOFF + BACKOFFS - 1], chosen)
     limit, shift, last_shift = np.float32(_MAX_LOGIT), np.float32(0), np.float32(0)
     adapts = adaptation[PRECISION] > 0
     if adapts:
-        shift = dot(shifts, inputs)
+        shift = dot(shifts, inputs, INPUTS)
     for k in range(SETS):
-        outputs[k] = min(max(dot(weights[chosen[k]], inputs) + shift, -limit), limit)
+        outputs[k] = min(max(dot(weights[chosen[k]], inputs, INPUTS) + shift, -limit), limit)
     if adapts:
-        last_shift = dot(shifts[INPUTS:], outputs)
+        last_shift = dot(shifts[INPUTS:], outputs, SETS)
     last = np.float32(0)
     for k in range(LAST_SETS):
-        last += dot(last_weights[chosen[SETS + k]], outputs)
+        last += dot(last_weights[chosen[SETS + k]], outputs, SETS)
     return min(max(last * np.float32(1 / LAST_SETS) + last_shift, -limit), limit)
 
 
-@inline_borrowing
-def decide(experts, state, b, at, node, by_network, workspace):  # type: ignore[no-untyped-def]
-    """Return the logarithm of the odds of the right subtree of a node, after `gather`.
+@compiled(
+    "void(int32[:,::1], int32[:,::1], float32[:,::1], float32[:,::1], float32[::1], float32[:,::1],"
+    "float32[:,::1], float32[::1], float32[:,::1], float32[::1], int32[::1], uint16[::1], float32[:,::1],"
+    "float32[:,::1], float32[:,::1], float32[::1], int32[::1], int32[::1], float32[:,::1], int64[::1],"
+    "float32[:,::1], float32[::1], float32[::1], uint8[::1], float32[::1], int64, int64, boolean)",
+    is_internal=True,
+    is_borrowing=True,
+)
+def _decide_nodes(  # type: ignore[no-untyped-def]
+    children, characters, maps, recent_maps, match_maps, weights, last_weights, adaptation, shares, shifts,
+    row, past, counts, followed, steps, odds, features, states, inputs, chosen, outputs,
+    reached, masses, decided, decisions, first, end, is_tree,
+):  # fmt: skip
+    one = np.float32(1)
+    for node in range(first, end):
+        mass = masses[node]
+        if mass >= np.float32(_FLOOR) and decided[node] == 0:
+            decided[node] = 1
+            decisions[node] = _decide(
+                characters, maps, recent_maps, match_maps, weights, last_weights, shares[node], shifts, row,
+                past, counts[node], followed, steps, odds, features, node, decisions[node], adaptation,
+                states, inputs[node], chosen, outputs[node],
+            )  # fmt: skip
+        if is_tree:
+            right = sigmoid(decisions[node])
+            for side in range(2):
+                child, part = children[node, side], mass * (right if side == 1 else one - right)
+                if child > 0:
+                    masses[child] = part
+                else:
+                    reached[-child] = part
 
-    `by_network` is what the network says. The node's inputs and outputs of the sets, and the chosen
-    weights, stay in the workspace.
+
+@inline_borrowing
+def decide(experts, state, b, at, first, end, workspace, is_tree):  # type: ignore[no-untyped-def]
+    """Decide nodes from `first` to before `end`, after `gather`: those that are not and have a mass.
+
+    `decisions` in the workspace have what the network says, and get the logarithm of the odds of the right
+    subtree. Each node's inputs and outputs of the sets, and the last one's states and chosen weights, stay in
+    the workspace. With `is_tree` the root's mass is divided, and `shares` get what reaches the ids.
     """
     row, past, _ = parts_of(state, b, at)
     adaptation = experts[13]
     shifts = state[b, at + SHIFTS :] if adaptation[PRECISION] > 0 else state[b, at:]
-    return _decide(
-        experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], experts[15][node], shifts,
-        row, past, workspace[0][node], workspace[15], workspace[19], workspace[16], workspace[3], node,
-        by_network, adaptation, workspace[4], workspace[5][node], workspace[6], workspace[7][node],
+    _decide_nodes(
+        experts[7], experts[5], experts[8], experts[9], experts[10], experts[11], experts[12], adaptation,
+        experts[15], shifts, row, past, workspace[0], workspace[15], workspace[16], workspace[19],
+        workspace[3], workspace[4], workspace[5], workspace[6], workspace[7], workspace[8], workspace[10],
+        workspace[13], workspace[14], first, end, is_tree,
     )  # fmt: skip
 
 
@@ -631,24 +674,14 @@ def write_shares(children, logits, shares, below):  # type: ignore[no-untyped-de
 @inline_borrowing
 def prepare(experts, state, b, at, c, logits, workspace):  # type: ignore[no-untyped-def]
     """Make counts and the network's shares for decisions of row b, by its logits (V,); see `gather`."""
-    held, decided = workspace[12], workspace[13]
+    held, below, decided, decisions = workspace[12], workspace[9], workspace[13], workspace[14]
     if held[1] == b + 1:
         return
     gather(experts, state, b, at, c, workspace)
-    write_shares(experts[7], logits, workspace[8], workspace[9])
-    decided[:] = 0
+    write_shares(experts[7], logits, workspace[8], below)
+    for node in range(len(decisions)):
+        decided[node], decisions[node] = 0, odds_of(below, node)
     held[1] = b + 1
-
-
-@inline_borrowing
-def decision(experts, state, b, at, node, workspace):  # type: ignore[no-untyped-def]
-    """Return what `decide` returns for a node of row b, which is prepared; it is computed once."""
-    decided, decisions = workspace[13], workspace[14]
-    if decided[node] == 0:
-        decided[node] = 1
-        by_network = odds_of(workspace[9], node)
-        decisions[node] = decide(experts, state, b, at, node, by_network, workspace)
-    return decisions[node]
 
 
 @inline_borrowing
@@ -685,10 +718,13 @@ def _adapt(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-def]
     up, adaptation, size = experts[6], experts[13], len(experts[5])
     kept = state[b, at + PREDICTION : at + PREDICTION + size]
     prepare(experts, state, b, at, c, kept, workspace)
-    step = up[c]
-    while step >= 0:  # all before the first weight moves, as in a prediction
-        decision(experts, state, b, at, step >> 1, workspace)
+    masses, step = workspace[10], up[c]
+    masses[:] = 0
+    while step >= 0:
+        masses[step >> 1] = 1
         step = up[size + (step >> 1)]
+    # All before the first weight moves, as in a prediction.
+    decide(experts, state, b, at, 0, len(experts[7]), workspace, is_tree=False)
     step = up[c]
     while step >= 0:
         node, one = step >> 1, np.float32(1)
@@ -727,23 +763,13 @@ def read_row(experts, state, b, at, c, workspace):  # type: ignore[no-untyped-de
 @inline_borrowing
 def mix_row(experts, state, b, at, logits, workspace):  # type: ignore[no-untyped-def]
     """Turn the network's logits (V,) after the last character of row b into the mixture's; see `read_row`."""
-    children, below, masses = experts[7], workspace[9], workspace[10]
     keep(experts, state, b, at, logits)
     prepare(experts, state, b, at, 0, logits, workspace)
-    one, least = np.float32(1), np.float32(_LEAST)
-    masses[0] = one
-    for node in range(len(children)):
-        mass = masses[node]
-        is_mixed = mass >= np.float32(_FLOOR)
-        right = sigmoid(
-            decision(experts, state, b, at, node, workspace) if is_mixed else odds_of(below, node)
-        )
-        for side in range(2):
-            child, part = children[node, side], mass * (right if side == 1 else one - right)
-            if child > 0:
-                masses[child] = part
-            else:
-                logits[-child] = log(max(part, least))
+    reached, nodes = workspace[8], len(experts[7])
+    workspace[10][0] = 1
+    decide(experts, state, b, at, 0, nodes, workspace, is_tree=True)
+    for c in range(1, len(logits) if nodes > 0 else 1):
+        logits[c] = log(max(reached[c], np.float32(_LEAST)))
 
 
 @compiled(f"void({EXPERTS}, int32[:,::1], float32[:,::1], int64, int64, float32[:,:,::1], int64)")

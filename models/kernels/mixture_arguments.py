@@ -122,13 +122,16 @@ MATCH_STATES = MATCHES * BUCKETS + RUNS * RUN_STATES
 
 # ---- a decision at a node of the tree
 
-BEFORE_0, BEFORE_1 = 0, CONTEXTS
-"""Columns of a node's counts: (CONTEXTS,) in the left and the right subtree, of the known text."""
-RECENT_0, RECENT_1, NEWEST = 2 * CONTEXTS, 2 * CONTEXTS + RECENT, 2 * CONTEXTS + 2 * RECENT
-"""(RECENT,) each: the same in the history, and 1 if the newest one is in the right subtree."""
-MATCHED = NEWEST + RECENT
+LANES = 16
+"""Numbers of CONTEXTS or RECENT, and some unused ones: as many as a processor computes at once."""
+BEFORE, PLACES, NEWEST = 0, LANES, 2 * LANES
+"""Columns of a node's counts, LANES each, of the left subtree: what followed the contexts in the known text;
+in the history; and there how new the newest one is, from MAX_RECENT on down, or 0."""
+SIDE = 3 * LANES
+"""Those of the right subtree come so many columns later."""
+MATCHED = 2 * SIDE
 """(PREDICTIONS,) 1 or 2 if what a match or run predicts is in the left or right subtree."""
-COUNT_COLUMNS = MATCHED + PREDICTIONS
+COUNT_COLUMNS = MATCHED + LANES
 
 BACKOFF_CONTEXTS = (
     *(0, 1, 2, 3, 4),

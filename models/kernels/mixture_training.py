@@ -7,6 +7,8 @@ from nextchar.models.kernels.intrinsics import dot, prefetch
 from nextchar.models.kernels.jit import compiled, inline_borrowing
 from nextchar.models.kernels.mixture import (
     EXPERTS,
+    STEP_STARTS,
+    STEPS,
     decide,
     forget,
     gather,
@@ -17,27 +19,23 @@ from nextchar.models.kernels.mixture import (
     write_shares,
 )
 from nextchar.models.kernels.mixture_arguments import (
-    BACKOFF_CONTEXTS,
-    BACKOFF_STARTS,
     BACKOFFS,
-    BEFORE_0,
     BY_RECENT,
     CONTEXTS,
     HISTORY_CHARACTERS,
     INPUTS,
     KEY_CHARACTERS,
     KEYS,
+    LANES,
     LAST_SETS,
     LEARNED_BACKOFF,
-    LEARNED_FROM,
     MATCH_CHARACTERS,
     MATCHED,
     MAX_COUNT,
     PREDICTIONS,
     RECENT,
-    RECENT_0,
-    RECENT_OF,
     SETS,
+    SIDE,
 )
 from nextchar.models.kernels.mixture_contexts import read_context
 from nextchar.models.kernels.mixture_hashes import entries_of, hash_of, slot_of
@@ -107,19 +105,19 @@ def _rate(seen, square):  # type: ignore[no-untyped-def]
 
 @inline_borrowing
 def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-untyped-def]
-    """Learn from a decision y, 0 or 1, at a node for which `decide` has just returned z."""
+    """Learn from a decision y, 0 or 1, at the node that was just decided, as z."""
     maps, recent_maps, match_maps, weights, last_weights = experts[8:13]
     seen, recent_seen, match_seen, set_seen, last_seen = learned
     counts, states, inputs, chosen, outputs = (
         workspace[0], workspace[4], workspace[5][node], workspace[6], workspace[7][node],
     )  # fmt: skip
     target = np.float32(y)
-    error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), dot(outputs, outputs))
+    error = (target - sigmoid(z)) * _rate(last_seen[0] * np.float32(0.5), dot(outputs, outputs, SETS))
     last_seen[0] += np.float32(1)
     for m in range(LAST_SETS):
         for k in range(SETS):
             last_weights[chosen[SETS + m], k] += error * outputs[k]
-    square = dot(inputs, inputs)
+    square = dot(inputs, inputs, INPUTS)
     for k in range(SETS):
         own, at = weights[chosen[k]], chosen[k]
         error = (target - sigmoid(outputs[k])) * _rate(set_seen[at], square)
@@ -127,11 +125,11 @@ def _learn(experts, learned, node, z, y, moved, workspace):  # type: ignore[no-u
         for i in range(INPUTS):
             own[i] += error * inputs[i]
     _move_maps(maps, seen, states, inputs, target, moved)
-    _move_maps(recent_maps, recent_seen, states[CONTEXTS:], inputs[BY_RECENT:], target, moved)
+    _move_maps(recent_maps, recent_seen, states[LANES:], inputs[BY_RECENT:], target, moved)
     for m in range(PREDICTIONS):
         side = np.int32(counts[node, MATCHED + m])
         if side > 0:
-            right, at = np.float32(1) if side == 1 + y else np.float32(0), states[CONTEXTS + RECENT + m]
+            right, at = np.float32(1) if side == 1 + y else np.float32(0), states[2 * LANES + m]
             match_maps[at] = _moved(match_maps[at], right, match_seen[at])
             match_seen[at] += np.float32(1)
 
@@ -149,20 +147,16 @@ def _move_share(own, seen, state, counted, rest):  # type: ignore[no-untyped-def
 @inline_borrowing
 def _learn_backoffs(experts, seen, c, workspace):  # type: ignore[no-untyped-def]
     """Learn the shares of the estimates from id c, each by itself, by expectation maximization."""
-    backoffs, place, states_of, learned = experts[14], experts[6][c], workspace[18], workspace[19]
+    backoffs, place, steps, states_of = experts[14], experts[6][c], workspace[16], workspace[18]
     node, side = place >> 1, place & 1
-    own = workspace[0][node]
+    own = workspace[0][node, SIDE * side :]
     for n in range(LEARNED_BACKOFF, BACKOFFS):
         p = experts[15][node, side]
-        for i in range(BACKOFF_STARTS[n], BACKOFF_STARTS[n + 1]):
-            k, m = BACKOFF_CONTEXTS[i], i - LEARNED_FROM
-            j = RECENT_OF[k]
-            if learned[0, m] > 0:
-                counted = own[BEFORE_0 + CONTEXTS * side + k] * learned[0, m]
-                p = _move_share(backoffs[m], seen[m], states_of[0, k], counted, learned[1, m] * p)
-            if j >= 0 and learned[2, m] > 0:
-                counted = own[RECENT_0 + RECENT * side + j] * learned[2, m]
-                p = _move_share(backoffs[m], seen[m], states_of[1, k], counted, learned[3, m] * p)
+        for i in range(STEP_STARTS[n], STEP_STARTS[n + 1]):
+            k, row, m, column = STEPS[i, 0], STEPS[i, 1], STEPS[i, 2], STEPS[i, 3]
+            if steps[0, i] > 0:
+                counted, rest, state = own[column] * steps[0, i], steps[2, i] * p, states_of[row >> 1, k]
+                p = _move_share(backoffs[m], seen[m], state, counted, rest)
 
 
 @inline_borrowing
@@ -207,6 +201,8 @@ def learn(  # type: ignore[no-untyped-def]
     learned = (seen, recent_seen, match_seen, set_seen, last_seen)
     workspace = make_workspace(len(characters), len(children))
     shares, below, moved = workspace[8], workspace[9], np.empty(CONTEXTS + RECENT, np.float32)
+    decided, decisions = workspace[13], workspace[14]
+    workspace[10][:] = 1  # every node has a mass
     bits, one = 0.0, np.float32(1)
     history = min(HISTORY_CHARACTERS, max(KEY_CHARACTERS, len(ids) // _HISTORY_PART))
     for i in range(len(ids)):
@@ -218,8 +214,10 @@ def learn(  # type: ignore[no-untyped-def]
             at = up[c]
             while at >= 0:
                 node, y = at >> 1, at & 1
-                by_network = odds_of(below, node) if len(logits) > 0 else np.float32(0)
-                z = decide(experts, state, 0, 0, node, by_network, workspace)
+                decided[node] = 0
+                decisions[node] = odds_of(below, node) if len(logits) > 0 else np.float32(0)
+                decide(experts, state, 0, 0, node, node + 1, workspace, is_tree=False)
+                z = decisions[node]
                 p = sigmoid(z)
                 bits -= np.log2(p if y == 1 else one - p)
                 _learn(experts, learned, node, z, y, moved, workspace)
