@@ -7,13 +7,13 @@ unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an
 
 - Rare lines are of one **kind** if they break one context in one way (`successors.Break`) and are not rare
   otherwise; if they have a new template in common; or if they have a known template and the same anomalous
-  word. A line of a kind of which enough are flagged is of that of its first break that no line had before.
+  word. A line of a kind of which enough are flagged is of those of its breaks that no line had before.
 - Of a new template the first line is flagged and of other kinds the first two; of each kind a tenth of the
   lines that the rate explains, if that is more. Further ones are repeats.
 - **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
-  has become: if it is among the rarest, half as many as the rate explains. It is a repeat otherwise, and of
-  no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known ones
-  and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
+  has become: if it is among the rarest, a quarter of what the rate explains. It is a repeat otherwise, and
+  of no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known
+  ones and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
 - **Severity.** Once more lines are rare than the rate explains, how rare a flagged line is depends on those
   before, too: if m of n lines, unlike others, had scores as high, its p-value is at least
   (m - 1.25 sqrt(m)) / n.
@@ -57,6 +57,7 @@ _NOISE = 2.0  # standard deviations
 _DEVIATIONS = 1.25  # standard deviations by which so many lines may be as rare by chance
 _MAX_FLAGGED_NEW, _MAX_FLAGGED = 1, 2  # of one kind: of a new template, or another; or
 _MAX_SHARE = 0.1  # of the lines that are explained
+_RAREST = 0.25  # of the lines that are explained: those that are flagged in any flood
 _MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
 _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
@@ -215,8 +216,8 @@ class FlagRule:
         breaks = found.breaks
         unseen = [one for one in breaks if not self._was_seen(one)]
         score = found.score - (math.log2(unseen[0].estimated_p) if unseen else 0.0)
-        names = [self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])]
-        names += map(_break_name, unseen[:1])
+        name = self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])
+        names = dict.fromkeys([name, *map(_break_name, unseen)])
         verdicts = (self._judge(name, found, score, now) for name in names)
         first = next(verdicts)
         return first if first.is_flagged else next((one for one in verdicts if one.is_flagged), first)
@@ -235,7 +236,7 @@ class FlagRule:
         bin_, scores = math.floor(score * _BINS_PER_BIT), self._scores.setdefault(of, {})
         scores[bin_] = scores.get(bin_, 0) + 1
         as_rare = _at_least(scores, bin_)
-        if self._flagged.get(of, 0) >= allowed and as_rare > allowed / 2:
+        if self._flagged.get(of, 0) >= allowed and as_rare > _RAREST * allowed:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1

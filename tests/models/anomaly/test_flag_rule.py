@@ -100,6 +100,15 @@ def test_a_number_out_of_range_is_flagged_in_a_flood_of_new_words() -> None:
     assert rare(rule, "login of user999 from mars", 9.0, [number]).is_flagged
 
 
+def test_each_break_that_no_line_had_flags_a_line_in_a_flood_of_new_words() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    for i in range(500):
+        rare(rule, f"login of user{i} from mars", 20.0, [broken("mars", f"word ({i},)", kind="word")])
+    word, number = (broken("zebra", f"{kind} (' of',)", kind=kind) for kind in ("word", "number"))
+    assert rare(rule, "login of zebra", 9.0, [word, number]).is_flagged
+    assert not rare(rule, "login of zebra", 9.0, [word, number]).is_flagged
+
+
 def test_of_lines_with_a_break_in_one_place_two_are_flagged() -> None:
     r = random.Random(1)
     rule = FlagRule(0.01, KNOWN)
