@@ -134,7 +134,7 @@ class ChangeBody(Shape):
     model_config = ConfigDict(from_attributes=True)
 
     kind: ChangeKind
-    """`new_kinds`: few templates that no training line has. `values`: known templates with other values.
+    """`new_kinds`: templates that no training line has. `values`: known templates with other values.
     `log`: hardly anything fits."""
     lines: int = Field(description="Lines of the change.")
     of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")

@@ -132,10 +132,10 @@ class Change:
     """Why more lines are rare than the false-alarm rate explains.
 
     Attributes:
-        kind: `new_kinds`: few templates that no training line has, of many lines. `values`: known templates
-        with other values. `log`: hardly anything fits. kinds: how many new kinds. lines: of the change.
-        of_lines: among so many. examples: one of each new kind, those with most lines first. since: when the
-        first line of a new kind was scored, in Unix seconds, if known.
+        kind: `new_kinds`: templates that no training line has; if most lines are rare, of several lines each.
+        `values`: known templates with other values. `log`: hardly anything fits. kinds: how many new kinds.
+        lines: of the change. of_lines: among so many. examples: one of each new kind, those with most lines
+        first. since: when the first line of a new kind was scored, in Unix seconds, if known.
     """
 
     kind: ChangeKind
@@ -262,15 +262,15 @@ class FlagRule:
         """
         if self.lines < MIN_CHANGE_LINES:
             return None
-        new = [kind for name, kind in self._kinds.items() if name.startswith("new ") and kind.count > 1]
-        kinds = sorted(new, key=lambda kind: -kind.count)
+        is_rare, fits = self.rare > self._allowed(), self.rare <= _MAX_KNOWN_FRACTION * self.lines
+        new = (kind for name, kind in self._kinds.items() if name.startswith("new "))
+        kinds = sorted((kind for kind in new if fits or kind.count > 1), key=lambda kind: -kind.count)
         in_kinds = sum(kind.count for kind in kinds)
-        is_rare = self.rare > self._allowed()
         if is_rare and 2 * in_kinds >= self.rare:
             examples = (NewKind(alert_id(kind.key), kind.count, kind.line) for kind in kinds[:_MAX_EXAMPLES])
             since = min((kind.since for kind in kinds if kind.since), default=None)
             return Change("new_kinds", len(kinds), in_kinds, self.lines, tuple(examples), since)
-        if is_rare and self.rare > _MAX_KNOWN_FRACTION * self.lines:
+        if is_rare and not fits:
             return Change("log", len(kinds), self.rare, self.lines)
         if self.unusual > _MAX_UNUSUAL_FRACTION * self.lines:
             return Change("values", len(kinds), self.unusual, self.lines)

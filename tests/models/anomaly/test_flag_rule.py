@@ -270,6 +270,14 @@ def test_few_new_templates_are_new_kinds_of_events() -> None:
     assert found.sentence.startswith("2 new kinds of events, 120 of 420 lines:")
 
 
+def test_new_templates_of_one_line_each_are_new_kinds_of_events() -> None:
+    r = random.Random(3)
+    boot = [(" ".join(_word(r) for _ in range(6)), 12.0) for _ in range(40)]
+    found = change([("", 0.0)] * 300 + boot)
+    assert found is not None
+    assert (found.kind, found.kinds, found.lines) == ("new_kinds", 40, 40)
+
+
 def test_known_templates_with_other_values_are_a_change_of_values() -> None:
     found = change([("", 0.0)] * 300 + [("login of eve from nowhere", 7.0)] * 60)
     assert found is not None
