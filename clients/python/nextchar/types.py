@@ -52,6 +52,7 @@ MaskName = Literal[
     "alphanumeric",
     "local_date",
     "compact_time",
+    "padded_time",
     "elapsed",
     "uptime",
     "calendar_date",
