@@ -570,8 +570,8 @@ export interface NewKind {
 /** Why more lines are rare than the false-alarm rate explains. */
 export interface Change {
   /**
-   * `new_kinds`: few templates that no training line has. `values`: known templates with other values. `log`:
-   * hardly anything fits.
+   * `new_kinds`: templates that no training line has; if most lines are rare, of several lines each. `values`:
+   * known templates with other values. `log`: hardly anything fits.
    */
   kind: "new_kinds" | "values" | "log";
   /** Lines of the change. */

@@ -7,13 +7,13 @@ unlike. So a rare line is *flagged*, or it is a *repeat*, which is counted in an
 
 - Rare lines are of one **kind** if they break one context in one way (`successors.Break`) and are not rare
   otherwise; if they have a new template in common; or if they have a known template and the same anomalous
-  word. A line of a kind of which enough are flagged is of that of its first break that no line had before.
+  word. A line of a kind of which enough are flagged is of those of its breaks that no line had before.
 - Of a new template the first line is flagged and of other kinds the first two; of each kind a tenth of the
   lines that the rate explains, if that is more. Further ones are repeats.
 - **Once more lines are flagged than the rate explains**, a line is flagged if it is rarer than what the log
-  has become: if it is among the rarest, half as many as the rate explains. It is a repeat otherwise, and of
-  no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known ones
-  and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
+  has become: if it is among the rarest, a quarter of what the rate explains. It is a repeat otherwise, and
+  of no alert but that of the change (CHANGED_KEY) if no line of its kind was flagged. New templates, known
+  ones and each of the five kinds of break are counted apart: a flood of one hides nothing of the others.
 - **Severity.** Once more lines are rare than the rate explains, how rare a flagged line is depends on those
   before, too: if m of n lines, unlike others, had scores as high, its p-value is at least
   (m - 1.25 sqrt(m)) / n.
@@ -58,6 +58,7 @@ _NOISE = 2.0  # standard deviations
 _DEVIATIONS = 1.25  # standard deviations by which so many lines may be as rare by chance
 _MAX_FLAGGED_NEW, _MAX_FLAGGED = 1, 2  # of one kind: of a new template, or another; or
 _MAX_SHARE = 0.1  # of the lines that are explained
+_RAREST = 0.25  # of the lines that are explained: those that are flagged in any flood
 _MIN_FIXED = 0.4  # of the tokens of a template by which lines are alike
 _MAX_UNUSUAL_FRACTION = 0.3  # of lines with a p-value of at most UNUSUAL
 _MAX_KNOWN_FRACTION = 0.5  # of lines that are rare, above which nothing fits
@@ -134,8 +135,8 @@ class Change(BaseModel):
     )
 
     kind: Literal["new_kinds", "values", "log"]
-    """`new_kinds`: few templates that no training line has. `values`: known templates with other values.
-    `log`: hardly anything fits."""
+    """`new_kinds`: templates that no training line has; if most lines are rare, of several lines each. `values`:
+    known templates with other values. `log`: hardly anything fits."""
     lines: int = Field(description="Lines of the change.")
     of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
     kinds: int = Field(description="How many new kinds of lines there are.")
@@ -216,8 +217,8 @@ class FlagRule:
         breaks = found.breaks
         unseen = [one for one in breaks if not self._was_seen(one)]
         score = found.score - (math.log2(unseen[0].estimated_p) if unseen else 0.0)
-        names = [self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])]
-        names += map(_break_name, unseen[:1])
+        name = self._kind_of(found) if found.is_rare or not breaks else _break_name(breaks[0])
+        names = dict.fromkeys([name, *map(_break_name, unseen)])
         verdicts = (self._judge(name, found, score, now) for name in names)
         first = next(verdicts)
         return first if first.is_flagged else next((one for one in verdicts if one.is_flagged), first)
@@ -236,7 +237,7 @@ class FlagRule:
         bin_, scores = math.floor(score * _BINS_PER_BIT), self._scores.setdefault(of, {})
         scores[bin_] = scores.get(bin_, 0) + 1
         as_rare = _at_least(scores, bin_)
-        if self._flagged.get(of, 0) >= allowed and as_rare > allowed / 2:
+        if self._flagged.get(of, 0) >= allowed and as_rare > _RAREST * allowed:
             return Verdict(is_flagged=False, key=kind.key if kind.flagged else CHANGED_KEY)
         self._flagged[of] = self._flagged.get(of, 0) + 1
         kind.flagged += 1
@@ -262,11 +263,11 @@ class FlagRule:
         """
         if self.lines < MIN_CHANGE_LINES:
             return None
-        new = [kind for name, kind in self._kinds.items() if name.startswith("new ") and kind.count > 1]
-        kinds = sorted(new, key=lambda kind: -kind.count)
+        is_rare, fits = self.rare > self._allowed(), self.rare <= _MAX_KNOWN_FRACTION * self.lines
+        new = (kind for name, kind in self._kinds.items() if name.startswith("new "))
+        kinds = sorted((kind for kind in new if fits or kind.count > 1), key=lambda kind: -kind.count)
         in_kinds = sum(kind.count for kind in kinds)
         made = partial(Change, kinds=len(kinds), of_lines=self.lines)
-        is_rare = self.rare > self._allowed()
         if is_rare and 2 * in_kinds >= self.rare:
             examples = tuple(
                 NewKind(alert_id=alert_id(kind.key), lines=kind.count, line=kind.line)
@@ -274,7 +275,7 @@ class FlagRule:
             )
             since = min((kind.since for kind in kinds if kind.since), default=None)
             return made(kind="new_kinds", lines=in_kinds, examples=examples, since=since)
-        if is_rare and self.rare > _MAX_KNOWN_FRACTION * self.lines:
+        if is_rare and not fits:
             return made(kind="log", lines=self.rare)
         if self.unusual > _MAX_UNUSUAL_FRACTION * self.lines:
             return made(kind="values", lines=self.unusual)

@@ -69,7 +69,7 @@ _ELAPSED = "elapsed"  # a mask of times that also transcripts and timetables hav
 _NOW = 4e9  # Unix seconds, after any time: a year that is not given does not matter
 _DAY_S = 86_400
 _TIME_MASKS = Masks(TIMES)
-_ALL_TIMES = Masks([*TIMES, "local_date", "compact_time", "uptime", _ELAPSED])
+_ALL_TIMES = Masks([*TIMES, "local_date", "compact_time", "padded_time", "uptime", _ELAPSED])
 
 
 @dataclass(frozen=True)

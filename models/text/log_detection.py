@@ -44,7 +44,8 @@ _MIN_UNIQUE = 0.5  # fraction of values that occur in no other line: ids
 _MIN_VALUES = 20
 _MIN_COUNTED = 30  # values of a field, from which on it can be a counter
 _MAX_NO_DATES = 0.01  # of the values of `date`
-_CALENDAR = Masks(["calendar_date"])
+_MIN_PADDED = 0.5  # of the values of `date`
+_CALENDAR, _PADDED = Masks(["calendar_date"]), Masks(["padded_time"])
 _COUNTERS = ("hex", "long_numbers")
 _MIN_EARLIER = 5  # earlier values of a field, below which a later one does not count as new
 
@@ -151,7 +152,7 @@ def detect_log(lines: Sequence[str]) -> LogDetection:
     lines = examined
     if clock is None:
         return LogDetection("text", len(lines))
-    suggested = Masks(_with_calendar(_suggested(lines, values, clock), values))
+    suggested = Masks(_with_variants(_suggested(lines, values, clock), values))
     if not suggested or len(lines) < _MIN_LINES:
         return LogDetection("text", len(lines), clock=clock)
     matched_lines = dict.fromkeys(suggested.masks, 0)
@@ -200,9 +201,15 @@ def _suggested(lines: Sequence[str], values: Sequence[_Value], clock: LogClock) 
     return [m for m in CLASSES if m in suggested]
 
 
-def _with_calendar(suggested: Sequence[str], values: Sequence[_Value]) -> list[str]:
-    """Return the masks with `calendar_date` for `date` if that matches numbers that are no dates."""
+def _with_variants(suggested: Sequence[str], values: Sequence[_Value]) -> list[str]:
+    """Return the masks with `calendar_date` for `date` if that matches numbers that are no dates.
+
+    If most dates are also those of `padded_time`, it comes before: at night `date` does not match them.
+    """
     dates = [value.text for value in values if value.mask == "date"]
+    padded = sum(len(_PADDED.replace(text)) == 1 for text in dates)
+    if "date" in suggested and padded > _MIN_PADDED * len(dates):
+        suggested = ["padded_time", *suggested]
     others = sum(len(_CALENDAR.replace(text)) > 1 for text in dates)
     is_exact = others <= _MAX_NO_DATES * len(dates)
     return [m if m != "date" or is_exact else "calendar_date" for m in suggested]

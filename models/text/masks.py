@@ -87,6 +87,10 @@ NAMED: dict[str, tuple[str, str]] = {
             r"(?:[.,]\d+)?Z?\b"
         ),
     ),
+    "padded_time": (
+        "ⓟ",
+        r"\b\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]) (?:[01]\d|2[0-3]| \d)(?::[0-5]\d){2}\b",
+    ),
     "elapsed": ("ⓥ", r"^[ \[(]*\d{1,4}:[0-5]\d[ \])]"),
     "uptime": ("ⓔ", r"\[ *\d+(?:\.\d{2,9}s?|,\d{2,9}s)\]"),
     "calendar_date": (
@@ -105,10 +109,10 @@ Saved models refer to masks by name, so a pattern never changes; an improved one
 `loose_time` is a time whose minutes or seconds may have one digit, `hostname` has three labels or more, and
 `alphanumeric` is a word that changes twice between letters and digits, as random ids do. `local_date` has a
 month in any case or in another language; `compact_time` is a date and a time of digits only, such as
-`081109 203615`; `elapsed` is minutes and seconds at the beginning of a line, as game servers write them;
-`calendar_date` is `date` without numbers such as the durations `0/71/80`; `uptime` is the time since the
-start in brackets, as of the Linux kernel and the JVM; `mac` is a hardware address, or several joined by
-colons, as of firewalls.
+`081109 203615`; `padded_time` is that of MySQL, in which two spaces are before an hour of one digit;
+`elapsed` is minutes and seconds at the beginning of a line, as game servers write them; `calendar_date` is
+`date` without numbers such as the durations `0/71/80`; `uptime` is the time since the start in brackets, as
+of the Linux kernel and the JVM; `mac` is a hardware address, or several joined by colons, as of firewalls.
 """
 
 _LONG_NUMBERS = "long_numbers"

@@ -254,10 +254,10 @@ class TrainingOptions(BudgetOptions, total=False):
     masks: Literal["auto"] | Sequence[str] | None
     """Parts of the text whose value carries no information, each replaced by one character: timestamp, uuid,
     ip, hex, numbers, date, long_numbers, digits, loose_time, hostname, alphanumeric, local_date,
-    compact_time, elapsed, uptime, calendar_date, mac, or RE2 expressions. Lines that the model scores are
-    masked in the same way. `auto`: the corpus's `suggested_masks`, which are found from the text itself.
-    Default: those of the model it starts from or of the teacher; else `auto` for a log, unless the purpose is
-    `complete`. `[]` disables masking."""
+    compact_time, padded_time, elapsed, uptime, calendar_date, mac, or RE2 expressions. Lines that the model
+    scores are masked in the same way. `auto`: the corpus's `suggested_masks`, which are found from the text
+    itself. Default: those of the model it starts from or of the teacher; else `auto` for a log, unless the
+    purpose is `complete`. `[]` disables masking."""
     mixture: bool | None
     """Predict with the network together with contexts of the training text, whose end the model then
     contains. `false`: with the network alone. Default: True."""

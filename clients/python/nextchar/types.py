@@ -52,6 +52,7 @@ MaskName = Literal[
     "alphanumeric",
     "local_date",
     "compact_time",
+    "padded_time",
     "elapsed",
     "uptime",
     "calendar_date",
@@ -479,7 +480,7 @@ class NewKind(TypedDict):
 class Change(TypedDict):
     """Why more lines are rare than the false-alarm rate explains."""
 
-    kind: Literal["new_kinds", "values", "log"]  # `new_kinds`: few templates that no training line has
+    kind: Literal["new_kinds", "values", "log"]
     lines: int  # Lines of the change
     of_lines: int  # The lines of the stream, or of the request, that are remembered
     kinds: int  # How many new kinds of lines there are

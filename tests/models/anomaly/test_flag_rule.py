@@ -100,6 +100,15 @@ def test_a_number_out_of_range_is_flagged_in_a_flood_of_new_words() -> None:
     assert rare(rule, "login of user999 from mars", 9.0, [number]).is_flagged
 
 
+def test_each_break_that_no_line_had_flags_a_line_in_a_flood_of_new_words() -> None:
+    rule = FlagRule(0.01, KNOWN)
+    for i in range(500):
+        rare(rule, f"login of user{i} from mars", 20.0, [broken("mars", f"word ({i},)", kind="word")])
+    word, number = (broken("zebra", f"{kind} (' of',)", kind=kind) for kind in ("word", "number"))
+    assert rare(rule, "login of zebra", 9.0, [word, number]).is_flagged
+    assert not rare(rule, "login of zebra", 9.0, [word, number]).is_flagged
+
+
 def test_of_lines_with_a_break_in_one_place_two_are_flagged() -> None:
     r = random.Random(1)
     rule = FlagRule(0.01, KNOWN)
@@ -259,6 +268,14 @@ def test_few_new_templates_are_new_kinds_of_events() -> None:
     ]
     assert found.since == 5.0
     assert found.sentence.startswith("2 new kinds of events, 120 of 420 lines:")
+
+
+def test_new_templates_of_one_line_each_are_new_kinds_of_events() -> None:
+    r = random.Random(3)
+    boot = [(" ".join(_word(r) for _ in range(6)), 12.0) for _ in range(40)]
+    found = change([("", 0.0)] * 300 + boot)
+    assert found is not None
+    assert (found.kind, found.kinds, found.lines) == ("new_kinds", 40, 40)
 
 
 def test_known_templates_with_other_values_are_a_change_of_values() -> None:

@@ -46,6 +46,21 @@ def test_each_event_of_a_server_begins_with_its_message(name: str) -> None:
     assert len(found) == sum(any(word in line for word in said) for line in lines)
 
 
+def test_events_of_a_log_of_the_day_begin_at_night_too() -> None:
+    def slow_queries(date: str, hours: Sequence[str]) -> list[str]:
+        return [
+            line
+            for hour in hours
+            for i in range(10)
+            for line in (f"# Time: {date} {hour}:{i + 10}:00", "# User@Host: app[app]", f"COMMIT {i};")
+        ]
+
+    opener = Opener.learn(slow_queries("230311", [str(hour) for hour in range(10, 24)]))
+    found = events(opener, slow_queries("230312", [f" {hour}" for hour in range(10)]))
+    assert len(found) == 100
+    assert found[0] == "# Time: 230312  0:10:00\n# User@Host: app[app]\nCOMMIT 0;"
+
+
 @pytest.mark.parametrize("prefix", ["2023-12-10T06:55:{n:02}.1Z stderr F ", "web-{n} | "])
 @pytest.mark.parametrize("name", ["logback-java", "epoch-python", "postgresql-indented_sql"])
 def test_what_a_runtime_writes_before_each_line_is_ignored(name: str, prefix: str) -> None:

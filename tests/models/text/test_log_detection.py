@@ -231,6 +231,13 @@ def test_a_sample_is_bounded_evenly_spread_and_independent_of_the_pieces() -> No
     assert sum(number < 50_000 for number in numbers) == pytest.approx(len(numbers) / 2, rel=0.2)
 
 
+def test_dates_whose_hours_are_padded_at_night_have_a_mask_that_matches_these() -> None:
+    lines = [f"230311 {10 + i // 60}:{i % 60:02}:00 [Warning] Aborted connection {i}" for i in range(600)]
+    masks = Masks(detect_log(lines).masks)
+    assert masks.masks[0] == "padded_time"
+    assert masks.replace("230312  1:20:00 [Warning] x") == "ⓟ [Warning] x"
+
+
 def test_durations_between_slashes_are_no_dates() -> None:
     lines = [
         f"Feb  6 12:{i // 60:02}:{i % 60:02} lb haproxy: [06/Feb/2024:12:{i // 60:02}:{i % 60:02}.655] s1"

@@ -18,6 +18,7 @@ const PLACEHOLDERS = {
   "ⓐ": "alphanumeric",
   "ⓩ": "local date",
   "ⓚ": "compact time",
+  "ⓟ": "date",
   "ⓥ": "elapsed",
   "ⓔ": "uptime",
   "ⓜ": "mac",
