@@ -33,7 +33,9 @@ _TRAINED, _SCORED_FROM = 0.6, 0.7
 _RATE = 0.01
 _PLANTED = 0.02  # of the scored lines, of all kinds together
 _WORDS = ("zebra", "Quixotic", "marzipan", "kumquat", "xylophone", "grommet")
-_NUMBER, _WORD = re.compile(r"(?<![^\W_])\d+(?![^\W_])"), re.compile(r"[A-Za-z]{3,}")
+_NUMBER, _WORD = (  # whole ones, not parts of ids
+    re.compile(rf"(?<![^\W_]){whole}(?![^\W_])") for whole in (r"\d+", "[A-Za-z]{3,}")
+)
 
 
 def main() -> None:

@@ -135,8 +135,8 @@ class Change(BaseModel):
     )
 
     kind: Literal["new_kinds", "values", "log"]
-    """`new_kinds`: templates that no training line has; if most lines are rare, of several lines each. `values`:
-    known templates with other values. `log`: hardly anything fits."""
+    """`new_kinds`: templates that no training line has; if most lines are rare, of several lines each.
+    `values`: known templates with other values. `log`: hardly anything fits."""
     lines: int = Field(description="Lines of the change.")
     of_lines: int = Field(description="The lines of the stream, or of the request, that are remembered.")
     kinds: int = Field(description="How many new kinds of lines there are.")

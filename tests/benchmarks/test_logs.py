@@ -20,6 +20,13 @@ def test_damaged_copies_of_lines_are_inserted_and_noted() -> None:
     assert all(mixed[place] not in lines for place in planted)
 
 
+def test_foreign_words_and_numbers_take_the_place_of_whole_ones_not_of_parts_of_ids() -> None:
+    lines = [f"session 7a{i}bEf from port {i}" for i in range(2000)]
+    mixed, planted = plant(lines, ["another log"], random.Random(0))
+    damaged = [mixed[place] for place, kind in planted.items() if kind in ("word", "number")]
+    assert len(damaged) == 16 and all("7a" in line and "bEf" in line for line in damaged)
+
+
 def test_requests_are_made_strange_in_their_path_or_method_and_change_after_a_deployment() -> None:
     lines = list(requests(200, random.Random(1), ["10.0.0.7"]))
     assert len(lines) == 200 and not any("/v2/" in line for line in lines)
