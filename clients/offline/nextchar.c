@@ -1587,7 +1587,7 @@ static void write_backoffs(const nc *m, const f32 *own, const f32 *share, f32 *i
   for (int n = 0; n < BACKOFFS; n++) inputs[BY_BACKOFF + n] = log_(odds[n]);
 }
 
-/* The row of PAIRS for a number of at most 20 bits and a node. */
+/* The row of PAIRS for a number of at most 30 bits and a node: a multiplicative hash. */
 static int pair(u64 a, int node) {
   return (int)((a * 0x9E3779B1u + (u64)node * 0x85EBCA6Bu) >> 21 & (PAIRS - 1));
 }

@@ -120,7 +120,7 @@ _FLOOR = 1e-3  # subtrees that are less probable are divided as the network says
 _EPSILON = 1e-9
 _LEAST = 1e-37
 _MAX_LOGIT = 14.0
-_FACTOR, _NODE_FACTOR = 0x9E3779B1, 0x85EBCA6B  # odd, so that each bit reaches the highest ones
+_MULTIPLIER, _NODE_MULTIPLIER = 0x9E3779B1, 0x85EBCA6B  # of a multiplicative hash
 
 
 @inline_jit
@@ -544,8 +544,8 @@ def _write_odds(own, share, steps, odds):  # type: ignore[no-untyped-def]
 
 @inline_borrowing
 def _pair(a, node):  # type: ignore[no-untyped-def]
-    """Return the row of PAIRS for a number of at most 20 bits and a node."""
-    return ((np.int64(a) * _FACTOR + node * _NODE_FACTOR) >> 21) & (PAIRS - 1)
+    """Return the row of PAIRS for a number of at most 30 bits and a node: a multiplicative hash."""
+    return ((np.int64(a) * _MULTIPLIER + node * _NODE_MULTIPLIER) >> 21) & (PAIRS - 1)
 
 
 @inline_borrowing
